@@ -1,0 +1,46 @@
+// Package codec says what a key, a record and a value of nearkv look like as bytes. It does no I/O, starts no
+// goroutine and holds no state but caches: all of it may be called from any number of goroutines.
+//
+// # Keys
+//
+// A key is 1 to [MaxKeyLen] bytes of UTF-8 that are never decoded or normalised; only "." and ".." are illegal
+// (the rules of Cloudflare Workers KV). [Subject] makes of it the tail of a NATS subject, [Key] goes back:
+//
+//   - the bytes - _ / A-Z a-z 0-9 stand for themselves;
+//   - so does the dot, which separates tokens, except where it would make an empty token (first, last, or after a
+//     token boundary): there it is =2E;
+//   - the colon is =3A and, unless it is the last byte, ends its token: user:123 is user=3A.123, so that the
+//     filter user=3A.> selects the prefix "user:";
+//   - every other byte is = and two upper-case hexadecimal digits.
+//
+// A key that a NATS KV bucket accepts and that has no = is thus its own subject. The encoding is injective, and
+// its results are literal subjects of at most 2047 bytes. A subject that is not the encoding of what it decodes to
+// is foreign ([ErrForeignSubject]): otherwise two subjects could claim one key.
+// (TestAllShortKeys, TestAllShortSubjects, FuzzKeyRoundTrip, FuzzSubjectDecode)
+//
+// # Records
+//
+// The payload of a message is the value as it is. Headers exist only when there is something to say:
+//
+//	KV-Operation   DEL: a tombstone. PURGE, and any message with Nats-Marker-Reason, are read as one, too
+//	KV-Metadata    compact JSON, at most MaxMetadataLen bytes, not HTML-escaped
+//	KV-Expires     until when the record is visible, in unix milliseconds
+//	Nats-TTL       for how long the server keeps the message, in whole seconds ("90s")
+//	KV-Write       id of a conditional or batched write
+//	KV-Object      where a large value lives; not supported yet, and refused rather than read as an empty value
+//
+// Names match exactly, with their case; an empty value says nothing; of a repeated header the last value counts,
+// except that of Nats-TTL it is the first, because that is the one that nats-server goes by. Other headers are ignored.
+// (TestRecordRoundTrip, TestDecodeRecord)
+//
+// # Values
+//
+// A [Codec] turns values of one type into bytes and back: [MsgPack], [JSON], [Raw] and [String].
+//
+// # Hostile input
+//
+// Whoever may write to a stream may write anything. [Key], [DecodeRecord] and every [Codec.Decode] of this package
+// answer any input with a value or an error: they do not panic, do not recurse without bound, and do not allocate
+// more than a multiple of what they are given. (FuzzSubjectDecode, FuzzDecodeRecord, FuzzMsgPackDecode,
+// TestMsgPackHostile)
+package codec

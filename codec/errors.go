@@ -1,0 +1,77 @@
+package codec
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"unicode/utf8"
+)
+
+// What a caller gave and can mend.
+var (
+	// ErrInvalidKey is returned by CheckKey and CheckPrefix, inside a *KeyError.
+	ErrInvalidKey = errors.New("invalid key")
+	// ErrInvalidMetadata is returned by EncodeMetadata, inside a *MetadataError.
+	ErrInvalidMetadata = errors.New("invalid metadata")
+)
+
+// What was found in the log and is to be counted and skipped.
+var (
+	// ErrForeignSubject is returned by Key: the subject is not the encoding of a valid key.
+	ErrForeignSubject = errors.New("foreign subject")
+	// ErrDamagedRecord is returned by DecodeRecord: the headers cannot be what a writer meant, or need a newer reader.
+	ErrDamagedRecord = errors.New("damaged record")
+)
+
+// KeyError says why a key or a prefix is not valid. It is an ErrInvalidKey.
+type KeyError struct {
+	Key    string // as it was given, whatever its length
+	Reason string // such as "longer than 512 bytes"
+}
+
+// Error quotes no more than the beginning of a long key.
+func (e *KeyError) Error() string {
+	return fmt.Sprintf("%v %s: %s", ErrInvalidKey, quote(e.Key), e.Reason)
+}
+
+// Unwrap returns ErrInvalidKey.
+func (e *KeyError) Unwrap() error { return ErrInvalidKey }
+
+// MetadataError says why a value cannot be metadata. It is an ErrInvalidMetadata and, if there is one, its Cause.
+type MetadataError struct {
+	Reason string // such as "1025 bytes of JSON, at most 1024 are allowed"
+	Cause  error  // of encoding/json or of a MarshalJSON; nil: there is none
+}
+
+func (e *MetadataError) Error() string {
+	if e.Cause == nil {
+		return fmt.Sprintf("%v: %s", ErrInvalidMetadata, e.Reason)
+	}
+	return fmt.Sprintf("%v: %s: %v", ErrInvalidMetadata, e.Reason, e.Cause)
+}
+
+// Unwrap returns ErrInvalidMetadata and the Cause.
+func (e *MetadataError) Unwrap() []error {
+	if e.Cause == nil {
+		return []error{ErrInvalidMetadata}
+	}
+	return []error{ErrInvalidMetadata, e.Cause}
+}
+
+// damaged is the error for a header value that a record cannot have.
+func damaged(header, value, reason string) error {
+	return fmt.Errorf("%w: header %s %s: %s", ErrDamagedRecord, header, quote(value), reason)
+}
+
+// quote makes s fit for one line of a log: anybody may have chosen it.
+func quote(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return strconv.Quote(s)
+	}
+	end := most
+	for end > most-utf8.UTFMax && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return fmt.Sprintf("%s... (%d bytes)", strconv.Quote(s[:end]), len(s))
+}

@@ -1,0 +1,105 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/nearkv/nearkv/replication"
+	"github.com/nearkv/nearkv/replication/embedded"
+)
+
+// backend is the connection to the log, and the server if it is ours.
+type backend struct {
+	conn   *nats.Conn
+	end    func()           // ends the connection; nil: it is not ours
+	server *embedded.Server // nil: not ours
+}
+
+func newBackend(ctx context.Context, namespace string, opts *Options) (*backend, error) {
+	switch {
+	case opts.Conn != nil:
+		return &backend{conn: opts.Conn}, nil
+	case opts.URL != "":
+		conn, end, err := dial(ctx, opts.URL, namespace)
+		return &backend{conn: conn, end: end}, err
+	}
+	server, err := embedded.Start(ctx, embedded.Options{Dir: opts.Dir, Logger: opts.Logger})
+	if err != nil {
+		return nil, err
+	}
+	// A server in the same process needs no probing.
+	conn, err := server.Connect(append(connOptions(namespace), nats.PingInterval(time.Hour))...)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("kvstore: %w: %w", ErrUnavailable, err), server.Shutdown())
+	}
+	return &backend{conn: conn, end: func() {}, server: server}, nil
+}
+
+func (b *backend) close() error {
+	if b.end != nil {
+		b.end()
+		b.conn.Close()
+	}
+	if b.server != nil {
+		return b.server.Shutdown()
+	}
+	return nil
+}
+
+// connOptions are those of our own connections. What cannot be sent at once is
+// an error, not a buffer: the Store repeats it when it knows where it stands.
+func connOptions(namespace string) []nats.Option {
+	return []nats.Option{
+		nats.Name("nearkv " + namespace),
+		nats.MaxReconnects(-1),
+		nats.ReconnectBufSize(-1),
+		nats.CustomReconnectDelay(reconnectDelay),
+		nats.PingInterval(5 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(dialTimeout),
+		nats.DrainTimeout(time.Second),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // told by the calls that fail
+	}
+}
+
+// reconnectDelay grows from 20 ms to 2 s, with jitter so that a fleet does not
+// return all at once.
+func reconnectDelay(attempts int) time.Duration {
+	d := min(20*time.Millisecond<<min(attempts, 7), 2*time.Second)
+	return d/2 + rand.N(d/2) //nolint:gosec // jitter needs no secrecy
+}
+
+// dialer dials until its context ends, which is that of Open first and then
+// that of the backend.
+type dialer struct{ ctx context.Context } //nolint:containedctx // nats.go dials without one
+
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: dialTimeout}).DialContext(d.ctx, network, address)
+}
+
+const dialTimeout = 2 * time.Second
+
+// dial connects to a server, and waits for it until ctx ends. The connection
+// does not dial again after its end was called.
+func dial(ctx context.Context, url, namespace string) (*nats.Conn, context.CancelFunc, error) {
+	life, end := context.WithCancel(context.Background())
+	defer context.AfterFunc(ctx, end)()
+	options := append(connOptions(namespace), nats.SetCustomDialer(dialer{life}))
+	retry := replication.NewBackoff()
+	for {
+		conn, err := nats.Connect(url, options...)
+		if err == nil {
+			return conn, end, nil
+		}
+		if ended := retry.Wait(ctx); ended != nil {
+			end()
+			return nil, nil, fmt.Errorf("kvstore: connect: %w: %w: %w", ErrUnavailable, err, ended)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package kvstore
+
+import (
+	"math"
+	"time"
+
+	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
+)
+
+// change is what a Put or a Delete asks for.
+type change struct {
+	key       string
+	op        codec.Op
+	value     []byte // the caller's; not kept
+	metadata  []byte
+	expires   int64 // unix milliseconds; 0: never
+	condition condition
+}
+
+// known is what is known of a key before it is changed.
+type known struct {
+	revision uint64 // of its last record; 0: the log has none
+	visible  bool
+	hides    int64 // until when that record hides what lies beneath it; 0: for ever
+	sure     bool  // the log's leader has just said so
+}
+
+func knownFrom(m *replication.Message, now int64) known {
+	visible := m.Record.Op == codec.OpPut && (m.VisibleUntil == 0 || now < m.VisibleUntil)
+	return known{revision: m.Revision, visible: visible, hides: m.HidesUntil, sure: true}
+}
+
+// lookUp tells what the index knows of a key.
+func (x *index) lookUp(key string) known {
+	r, ok := x.records.Load(key)
+	if !ok {
+		return known{}
+	}
+	return known{revision: r.revision, visible: r.visible(), hides: r.hides}
+}
+
+// step is what to do next about a change.
+type step uint8
+
+const (
+	stepAppend   step = iota // append the record
+	stepAsk                  // ask the log's leader what it knows, and decide again
+	stepConflict             // the condition does not hold
+	stepDone                 // there is nothing to do
+)
+
+// plan decides what a change comes to, given what is known of the key. It has
+// no effects.
+func (c *change) plan(k known, now int64) (step, codec.Record, replication.Expectation) {
+	step, expect := c.check(k)
+	if step != stepAppend {
+		return step, codec.Record{}, expect
+	}
+	rec := codec.Record{Op: c.op, Value: c.value, Metadata: c.metadata, Expires: c.expires}
+	if until := c.hidesUntil(k); until != forever {
+		if until > c.expires {
+			rec.Hides = until
+		}
+		rec.TTL = keepFor(until, now)
+	}
+	if rec.TTL != 0 {
+		// It will be removed, on the strength of what is known to be beneath it.
+		// That must still be all there is.
+		expect = replication.Expectation{Set: true, Revision: k.revision}
+	}
+	return stepAppend, rec, expect
+}
+
+// check decides whether the condition holds.
+func (c *change) check(k known) (step, replication.Expectation) {
+	exactly := replication.Expectation{Set: true, Revision: k.revision}
+	switch c.condition.kind {
+	case ifAbsent:
+		if k.visible {
+			return refuse(k), exactly
+		}
+		return stepAppend, exactly
+	case ifRevision:
+		want := uint64(c.condition.revision)
+		switch {
+		case k.revision == want && k.visible:
+			return stepAppend, exactly
+		case k.revision >= want:
+			return stepConflict, exactly // revisions only grow
+		}
+		return refuse(k), exactly
+	}
+	if c.op == codec.OpDelete && !k.visible {
+		if k.sure {
+			return stepDone, replication.Expectation{}
+		}
+		return stepAsk, replication.Expectation{}
+	}
+	return stepAppend, replication.Expectation{}
+}
+
+// refuse is for a condition that does not hold as far as is known.
+func refuse(k known) step {
+	if k.sure {
+		return stepConflict
+	}
+	return stepAsk
+}
+
+const forever = math.MaxInt64
+
+// hidesUntil returns until when the new record has to be there: as long as it is
+// visible itself, and as long as anything that lies beneath it could come back.
+// A server that dies may forget that it has removed a record, and find the one
+// before it (nats-server#8505). A record that is removed only when all that it
+// hides has expired cannot do harm by this.
+func (c *change) hidesUntil(k known) int64 {
+	own := c.expires
+	if c.op == codec.OpPut && own == 0 {
+		return forever
+	}
+	if k.revision == 0 {
+		return own
+	}
+	if k.hides == 0 {
+		return forever
+	}
+	return max(own, k.hides)
+}
+
+// keepFor returns the TTL of a record in the log: whole seconds, rounded up,
+// with the margin, so that until is past by every clock.
+func keepFor(until, now int64) time.Duration {
+	left := max(until-now, 0)
+	if left > int64(math.MaxInt64/time.Millisecond)-int64(time.Hour/time.Millisecond) {
+		return 0 // 292 years: for ever
+	}
+	d := time.Duration(left)*time.Millisecond + ttlMargin
+	if part := d % time.Second; part != 0 {
+		d += time.Second - part
+	}
+	return d
+}

@@ -1,0 +1,84 @@
+package kvstore
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
+	"github.com/nearkv/nearkv/replication/embedded"
+)
+
+// Errors of reading.
+var (
+	// ErrNotFound: the namespace has no such key, or the key was deleted or has
+	// expired. It is certain, and told from memory.
+	ErrNotFound = errors.New("kvstore: key not found")
+	// ErrStale: this replica is older than the read allows.
+	ErrStale = errors.New("kvstore: replica is too old for this read")
+)
+
+// Errors of bad input. They come before anything is read or sent, and nothing
+// is changed.
+var (
+	// ErrInvalidKey: not 1 to 512 bytes of UTF-8, or "." or "..". For a prefix:
+	// more than 512 bytes, or not UTF-8.
+	ErrInvalidKey = codec.ErrInvalidKey
+	// ErrInvalidMetadata: no JSON can be made of it, or more than 1024 bytes.
+	ErrInvalidMetadata = codec.ErrInvalidMetadata
+	// ErrInvalidExpiry: a TTL below one second, or an expiry that is less than
+	// one second ahead or after the year 9999.
+	ErrInvalidExpiry = errors.New("kvstore: invalid expiry")
+	// ErrInvalidOptions: options that contradict each other or are out of range.
+	ErrInvalidOptions = errors.New("kvstore: invalid options")
+	// ErrInvalidNamespace: not 1 to 200 bytes of A-Z a-z 0-9 - _.
+	ErrInvalidNamespace = replication.ErrNamespace
+	// ErrTooLarge: the value has more than 25 MiB, or more than the server of
+	// this namespace takes in one message.
+	ErrTooLarge = replication.ErrTooLarge
+	// ErrUnsupported: the bucket was made by another NATS client, with a
+	// configuration that cannot do this.
+	ErrUnsupported = replication.ErrUnsupported
+)
+
+// Errors of writing, and of everything that asks the log.
+var (
+	// ErrConflict: the condition of a write does not hold. It comes as a
+	// *ConflictError. Nothing was written.
+	ErrConflict = errors.New("kvstore: conflict")
+	// ErrIndeterminate: the write was sent, and whether it happened could not be
+	// found out before the context ended or the Store was closed, or at all.
+	ErrIndeterminate = replication.ErrUncertain
+	// ErrUnavailable: the log could not be reached. Nothing was written.
+	ErrUnavailable = replication.ErrUnavailable
+	// ErrOverloaded: the log asks for fewer requests, and the context ended
+	// before it took this one. Nothing was written.
+	ErrOverloaded = replication.ErrOverloaded
+	// ErrNoSpace: a limit of the log or of its disk is reached. Nothing was
+	// written; reads go on.
+	ErrNoSpace = replication.ErrNoSpace
+	// ErrClosed: the Store was closed.
+	ErrClosed = errors.New("kvstore: store closed")
+)
+
+// Errors of Open with Dir.
+var (
+	// ErrLocked: another process, or another Store of this one, has the Dir.
+	ErrLocked = embedded.ErrLocked
+	// ErrStart: the embedded server did not start.
+	ErrStart = embedded.ErrStart
+)
+
+// ConflictError tells why a conditional write was refused.
+type ConflictError struct {
+	Key      string
+	Expected Revision // 0: the key was to be absent
+	Actual   Revision // 0: the key is absent
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("kvstore: conflict: key %.64q has revision %d, not %d", e.Key, e.Actual, e.Expected)
+}
+
+// Is makes errors.Is(err, ErrConflict) true.
+func (e *ConflictError) Is(target error) bool { return target == ErrConflict }

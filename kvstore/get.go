@@ -1,0 +1,160 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
+)
+
+// sample is how many hits are counted, and told to the cache, as one.
+const sample = 16
+
+// Get returns the entry of a key as this replica has it. If the value is in
+// memory, that costs no lock, no copy and no allocation; otherwise it is loaded
+// from the log, once for all who wait for it. Whether the key exists is always
+// answered from memory.
+//
+// What a Get has seen no later Get of this Store is behind of: a replica moves
+// only forward. It may be behind the log; AtLeast and MaxStaleness bound that.
+//
+// Errors: ErrNotFound, ErrInvalidKey, ErrInvalidOptions, ErrStale (only with an
+// option), ErrClosed; ErrUnavailable if the value had to be loaded and the log
+// could not be reached before the context ended.
+func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry, error) {
+	if s.closed.Load() {
+		return Entry{}, ErrClosed
+	}
+	if len(opts) > 0 {
+		if err := s.awaitRead(ctx, opts, key); err != nil {
+			return Entry{}, err
+		}
+	}
+	return s.get(ctx, key)
+}
+
+func (s *Store) get(ctx context.Context, key string) (Entry, error) {
+	r, ok := s.index.records.Load(key)
+	if !ok || !r.visible() {
+		return Entry{}, s.absent(key)
+	}
+	value, ok := r.text()
+	if !ok {
+		s.stats.misses.Add(1)
+		return s.load(ctx, key)
+	}
+	if rand.Uint32()%sample == 0 { //nolint:gosec // a sample, not a secret
+		s.stats.hits.Add(sample)
+		s.cache.hit(r)
+	}
+	return Entry{r, value}, nil
+}
+
+// absent tells a key that is not there from one that cannot be.
+func (s *Store) absent(key string) error {
+	if err := codec.CheckKey(key); err != nil {
+		return err
+	}
+	s.stats.absent.Add(1)
+	return ErrNotFound
+}
+
+// GetAll returns the entries of those of the keys that exist. Options hold for
+// all of them. The errors are those of Get, less ErrNotFound; with an error no
+// entries are returned.
+func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (map[string]Entry, error) {
+	if s.closed.Load() {
+		return nil, ErrClosed
+	}
+	for _, key := range keys {
+		if err := codec.CheckKey(key); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.awaitRead(ctx, opts, keys...); err != nil {
+		return nil, err
+	}
+	entries := make(map[string]Entry, len(keys))
+	for _, key := range keys {
+		e, err := s.get(ctx, key)
+		switch {
+		case err == nil:
+			entries[key] = e
+		case !errors.Is(err, ErrNotFound):
+			return nil, err
+		}
+	}
+	return entries, nil
+}
+
+// awaitRead waits until the options of a read hold.
+func (s *Store) awaitRead(ctx context.Context, opts []ReadOption, keys ...string) error {
+	var o readOptions
+	for _, opt := range opts {
+		if err := opt.read(&o); err != nil {
+			return err
+		}
+	}
+	for _, key := range keys {
+		if err := codec.CheckKey(key); err != nil {
+			return err
+		}
+	}
+	if o.atLeast != 0 && !s.holds(keys, o.atLeast) {
+		if err := s.feed.Reached(ctx, uint64(o.atLeast)); err != nil {
+			return staleError(err)
+		}
+	}
+	if o.bounded && time.Since(s.feed.Status().Fresh) > o.staleness {
+		if err := s.feed.Sync(ctx); err != nil {
+			return staleError(err)
+		}
+	}
+	return nil
+}
+
+// holds tells whether every key is at the revision or a later one.
+func (s *Store) holds(keys []string, revision Revision) bool {
+	for _, key := range keys {
+		if r, ok := s.index.records.Load(key); !ok || Revision(r.revision) < revision {
+			return false
+		}
+	}
+	return true
+}
+
+func staleError(err error) error {
+	if errors.Is(err, replication.ErrClosed) {
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: %w", ErrStale, err)
+}
+
+// Sync waits until this replica has applied all that was acknowledged, to
+// anybody, before the call. It costs a round trip to the log's leader.
+//
+// Errors: ErrUnavailable when the context ends first, ErrClosed.
+func (s *Store) Sync(ctx context.Context) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	retry := replication.NewBackoff()
+	for {
+		err := s.feed.Sync(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, replication.ErrClosed):
+			return ErrClosed
+		case ctx.Err() != nil && errors.Is(err, ErrUnavailable):
+			return fmt.Errorf("kvstore: sync: %w", err)
+		case ctx.Err() != nil:
+			return fmt.Errorf("kvstore: sync: %w: %w", ErrUnavailable, err)
+		}
+		_ = retry.Wait(ctx)
+	}
+}

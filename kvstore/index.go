@@ -1,0 +1,375 @@
+package kvstore
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+	"github.com/tidwall/btree"
+
+	"github.com/nearkv/nearkv/replication"
+)
+
+const (
+	// removalSlack is by how much the log may be late, in milliseconds, in
+	// removing a record that needs to hide nothing any more: the margin of the
+	// writer, the rounding to seconds and the server's own slowness.
+	removalSlack = int64(ttlMargin/time.Millisecond) + 3000
+	// retention is for how long the index keeps such a record, longer than the
+	// log does.
+	retention = removalSlack + 30_000
+)
+
+// index holds a record for every key in the log, also for deleted and expired
+// ones as long as the log has them. It is the truth about which keys exist and
+// at which revision; the cache only decides which values are in memory.
+//
+// Readers look keys up without a lock, in a map whose lookups are wait-free
+// (xsync.Map), and list them in snapshots. Writers hold mu.
+//
+// Invariant: every change goes through set or drop, which keep the parts in
+// step and tell the watchers.
+type index struct {
+	records *xsync.Map[string, *record]
+	cache   *cache
+
+	// snapshot is a copy of ordered that is as new as ordered, or nil.
+	snapshot atomic.Pointer[tree]
+
+	mu          sync.Mutex // no user code and no I/O under it
+	ordered     *tree      // the visible records by key, and expired ones until they are told
+	deadlines   *tree      // by (due, key)
+	epoch       uint64
+	current     int               // records of this epoch
+	unconfirmed map[string]uint64 // revisions applied ahead of the feed
+	foreign     map[string]uint64 // epochs, by subjects that are no keys
+	ids         uint64
+	watchers    map[*watcher]struct{}
+	closed      bool
+	wake        chan struct{} // of capacity 1: an earlier deadline than before
+
+	counts counts
+}
+
+// counts are read without mu.
+type counts struct {
+	visible, hidden, foreign, damaged atomic.Int64
+}
+
+type tree = btree.BTreeG[*record]
+
+func newTree(less func(a, b *record) bool) *tree {
+	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
+}
+
+func byKey(a, b *record) bool { return a.key < b.key }
+
+func byDue(a, b *record) bool {
+	if a.due != b.due {
+		return a.due < b.due
+	}
+	return a.key < b.key
+}
+
+func newIndex(c *cache) *index {
+	return &index{
+		records: xsync.NewMap[string, *record](), cache: c,
+		ordered: newTree(byKey), deadlines: newTree(byDue),
+		unconfirmed: make(map[string]uint64), foreign: make(map[string]uint64),
+		watchers: make(map[*watcher]struct{}), wake: make(chan struct{}, 1),
+	}
+}
+
+// Apply implements replication.Replica.
+func (x *index) Apply(epoch uint64, m replication.Message) {
+	x.mu.Lock()
+	x.enter(epoch)
+	if m.Foreign() {
+		x.foreign[m.Subject] = epoch
+		x.counts.foreign.Store(int64(len(x.foreign)))
+		x.mu.Unlock()
+		return
+	}
+	if m.Err != nil {
+		x.counts.damaged.Add(1)
+	}
+	if revision, ok := x.unconfirmed[m.Key]; ok && m.Revision >= revision {
+		delete(x.unconfirmed, m.Key)
+	}
+	x.merge(epoch, &m, m.Record.Value)
+	x.mu.Unlock()
+}
+
+// applyAhead applies a record that the log's leader has told of before the feed
+// has. value is what the index may keep of m.Record.Value.
+func (x *index) applyAhead(epoch uint64, m *replication.Message, value []byte) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if epoch < x.epoch || x.closed {
+		return // of a log that is no more
+	}
+	x.enter(epoch)
+	if x.merge(epoch, m, value) {
+		x.unconfirmed[m.Key] = m.Revision
+	}
+}
+
+// enter begins a new epoch, if it is one: the log is read from its start.
+func (x *index) enter(epoch uint64) {
+	if epoch == x.epoch {
+		return
+	}
+	x.epoch, x.current = epoch, 0
+	clear(x.unconfirmed) // what was acknowledged is told again, or lost
+}
+
+// merge puts a record in the place of its key, unless a newer one is there. It
+// reports whether it did.
+func (x *index) merge(epoch uint64, m *replication.Message, value []byte) bool {
+	old, _ := x.records.Load(m.Key)
+	if old != nil {
+		stored := m.Stored.UnixNano()
+		switch {
+		case old.epoch == epoch && old.revision == m.Revision:
+			old.stored.Store(stored) // one of our own, now with the log's own time
+			return false
+		case old.epoch == epoch && old.revision > m.Revision:
+			return false
+		case old.revision == m.Revision && old.stored.Load() == stored:
+			old.epoch = epoch // read again
+			x.current++
+			return false
+		}
+	}
+	x.set(old, newRecord(epoch, m), value)
+	return true
+}
+
+// set replaces old, which may be nil, by r.
+func (x *index) set(old, r *record, value []byte) {
+	now := time.Now().UnixMilli()
+	wasVisible := false
+	if old == nil {
+		x.ids++
+		r.id = x.ids
+	} else {
+		wasVisible = !old.deleted && !old.expired
+		x.cache.release(old)
+		r.id, r.cached = old.id, old.cached
+		x.unschedule(old)
+		x.count(old, -1)
+	}
+	if old == nil || old.epoch != x.epoch {
+		x.current++
+	}
+	r.expired = !r.deleted && !r.visibleAt(now)
+	isVisible := !r.deleted && !r.expired
+	if isVisible {
+		x.cache.put(r, value)
+	}
+	x.records.Store(r.key, r)
+	x.count(r, +1)
+	x.order(r, wasVisible, isVisible)
+	x.schedule(r)
+	x.tell(r, wasVisible, isVisible)
+}
+
+// order keeps the ordered tree.
+func (x *index) order(r *record, wasVisible, isVisible bool) {
+	switch {
+	case isVisible:
+		x.ordered.Set(r)
+	case wasVisible:
+		x.ordered.Delete(r)
+	default:
+		return
+	}
+	x.snapshot.Store(nil)
+}
+
+func (x *index) tell(r *record, wasVisible, isVisible bool) {
+	switch {
+	case isVisible:
+		x.notify(EventPut, r)
+	case wasVisible && r.expired:
+		x.notify(EventExpire, r)
+	case wasVisible:
+		x.notify(EventDelete, r)
+	}
+}
+
+// drop removes a record that the log has no more.
+func (x *index) drop(r *record) {
+	wasVisible := !r.deleted && !r.expired
+	x.cache.release(r)
+	x.unschedule(r)
+	x.count(r, -1)
+	x.records.Delete(r.key)
+	delete(x.unconfirmed, r.key)
+	if r.epoch == x.epoch {
+		x.current--
+	}
+	x.order(r, wasVisible, false)
+	if wasVisible {
+		x.notify(EventDelete, r)
+	}
+}
+
+func (x *index) count(r *record, by int64) {
+	if r.deleted || r.expired {
+		x.counts.hidden.Add(by)
+	} else {
+		x.counts.visible.Add(by)
+	}
+}
+
+// Sweep implements replication.Replica.
+func (x *index) Sweep(epoch uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.enter(epoch)
+	for subject, e := range x.foreign {
+		if e != epoch {
+			delete(x.foreign, subject)
+		}
+	}
+	x.counts.foreign.Store(int64(len(x.foreign)))
+	if x.current == x.records.Size() {
+		return
+	}
+	for _, r := range x.records.All() {
+		if r.epoch != epoch {
+			x.drop(r)
+		}
+	}
+}
+
+// Tally implements replication.Replica.
+func (x *index) Tally(now time.Time) replication.Tally {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	t := replication.Tally{Most: x.records.Size() + len(x.foreign)}
+	t.Least = t.Most - len(x.unconfirmed) - x.leaving(now.UnixMilli())
+	for _, revision := range x.unconfirmed {
+		if t.Unconfirmed == 0 || revision < t.Unconfirmed {
+			t.Unconfirmed = revision
+		}
+	}
+	return t
+}
+
+// leaving counts the records that the log may have removed at now.
+func (x *index) leaving(now int64) int {
+	n := 0
+	x.deadlines.Scan(func(r *record) bool {
+		if r.hides != 0 && r.hides <= now+1000 {
+			n++
+		}
+		return r.due <= now+1000+retention
+	})
+	return n
+}
+
+// schedule notes when the index has to look at a record: when it expires, and
+// when the log has removed it.
+func (x *index) schedule(r *record) {
+	switch {
+	case r.expires != 0 && !r.deleted && !r.expired:
+		r.due = r.expires
+	case r.hides != 0:
+		r.due = r.hides + retention
+	default:
+		r.due = 0
+		return
+	}
+	x.deadlines.Set(r)
+	if first, _ := x.deadlines.Min(); first == r {
+		x.alarm()
+	}
+}
+
+func (x *index) unschedule(r *record) {
+	if r.due != 0 {
+		x.deadlines.Delete(r)
+	}
+}
+
+// alarm wakes the expirer. It never waits.
+func (x *index) alarm() {
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
+}
+
+// expireSome works off deadlines until now, and returns when the next one is
+// due, in unix milliseconds: 0 if there is none. It does a bounded number at a
+// time, so that writers are not kept waiting.
+func (x *index) expireSome(now int64) (next int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for range 1000 {
+		r, ok := x.deadlines.Min()
+		if !ok {
+			return 0
+		}
+		if r.due > now {
+			return r.due
+		}
+		x.expire(r)
+	}
+	return now
+}
+
+func (x *index) expire(r *record) {
+	if r.deleted || r.expired {
+		x.drop(r)
+		return
+	}
+	x.unschedule(r)
+	x.count(r, -1)
+	r.expired = true
+	x.count(r, +1)
+	x.cache.release(r)
+	r.cached = false
+	x.order(r, true, false)
+	x.schedule(r)
+	x.notify(EventExpire, r)
+}
+
+// fill puts a value that was loaded into memory, if its record is current.
+func (x *index) fill(r *record, value []byte) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if now, _ := x.records.Load(r.key); now != r || x.closed || r.deleted || r.expired || r.data.Load() != nil {
+		return
+	}
+	x.cache.put(r, value)
+}
+
+// list returns the visible records in order. The tree must not be changed.
+func (x *index) list() *tree {
+	if t := x.snapshot.Load(); t != nil {
+		return t
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.listLocked()
+}
+
+func (x *index) listLocked() *tree {
+	t := x.snapshot.Load()
+	if t == nil {
+		t = x.ordered.Copy()
+		x.snapshot.Store(t)
+	}
+	return t
+}
+
+// close ends all changes. The cache can be closed afterwards.
+func (x *index) close() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.closed = true
+}

@@ -1,0 +1,71 @@
+package kvstoretest_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nearkv/nearkv/kvstore"
+	"github.com/nearkv/nearkv/kvstore/kvstoretest"
+)
+
+// A session that lives for a day is tested in no time.
+func TestSessionExpires(t *testing.T) {
+	kvstoretest.Run(t, func(t *testing.T) {
+		ctx := context.Background()
+		store, err := kvstore.Open(ctx, "sessions", kvstore.Options{CheckInterval: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		if _, err := store.Put(ctx, "session:1", []byte("alice"), kvstore.WithTTL(24*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(24*time.Hour - time.Millisecond)
+		if _, err := store.Get(ctx, "session:1"); err != nil {
+			t.Fatalf("a millisecond before: %v", err)
+		}
+		time.Sleep(time.Millisecond)
+		if _, err := store.Get(ctx, "session:1"); !errors.Is(err, kvstore.ErrNotFound) {
+			t.Fatalf("after its TTL: %v", err)
+		}
+	})
+}
+
+// A replica serves what it has while the server cannot be reached, and a write
+// waits for it.
+func TestOutage(t *testing.T) {
+	for _, dir := range []string{"", t.TempDir()} {
+		kvstoretest.Run(t, func(t *testing.T) {
+			ctx := context.Background()
+			server := kvstoretest.NewServer(t, dir)
+			store, err := kvstore.Open(ctx, "flags", kvstore.Options{Conn: server.Conn(t), Memory: dir == ""})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			if _, err := store.Put(ctx, "flag", []byte("on")); err != nil {
+				t.Fatal(err)
+			}
+			server.SetDown(true)
+			time.Sleep(10 * time.Minute)
+			if state := store.Status().State; state != kvstore.Stale {
+				t.Fatalf("state is %v", state)
+			}
+			if e, err := store.Get(ctx, "flag"); err != nil || e.Text() != "on" {
+				t.Fatalf("Get returns %q, %v", e.Text(), err)
+			}
+			time.AfterFunc(time.Minute, func() { server.SetDown(false) })
+			if _, err := store.Put(ctx, "flag", []byte("off")); err != nil {
+				t.Fatal(err)
+			}
+			if e, err := store.Get(ctx, "flag"); err != nil || e.Text() != "off" {
+				t.Fatalf("Get returns %q, %v", e.Text(), err)
+			}
+			if state := store.Status().State; state != kvstore.Live {
+				t.Fatalf("state is %v", state)
+			}
+		})
+	}
+}

@@ -1,0 +1,138 @@
+package kvstore
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+// MaxListLimit is the most keys that one page of List holds, and the default.
+const MaxListLimit = 1000
+
+// KeyInfo describes a key without its value.
+type KeyInfo struct {
+	Name     string
+	Expires  time.Time       // zero: never
+	Metadata json.RawMessage // nil: none; the caller's own copy
+	Revision Revision
+	Size     int // of the value, in bytes
+}
+
+// ListOptions say what List returns.
+type ListOptions struct {
+	Prefix string // of the keys; "" for all
+	Limit  int    // keys on a page, 1 to MaxListLimit; 0: MaxListLimit
+	Cursor string // "" for the first page; then Page.Cursor, with the same Prefix
+}
+
+// Page is a part of a list of keys.
+type Page struct {
+	Keys     []KeyInfo // ordered by the bytes of their names
+	Cursor   string    // for the next page; "" if Complete
+	Complete bool      // there are no more keys
+}
+
+// List returns a page of the keys that begin with a prefix, from memory. A page
+// shows the replica as of one moment; its cost depends on its length and not on
+// the size of the namespace. Only a complete page can be empty. Cursors stay
+// valid for ever: they mean "after this key".
+//
+// Errors: ErrInvalidOptions for a limit out of range or a cursor that is
+// malformed or belongs to another prefix, ErrInvalidKey for the prefix,
+// ErrClosed.
+func (s *Store) List(opts ListOptions) (Page, error) {
+	if s.closed.Load() {
+		return Page{}, ErrClosed
+	}
+	if err := codec.CheckPrefix(opts.Prefix); err != nil {
+		return Page{}, err
+	}
+	limit := opts.Limit
+	if limit == 0 {
+		limit = MaxListLimit
+	}
+	if limit < 0 || limit > MaxListLimit {
+		return Page{}, fmt.Errorf("%w: Limit is %d, not 1 to %d", ErrInvalidOptions, opts.Limit, MaxListLimit)
+	}
+	after, err := parseCursor(opts.Cursor, opts.Prefix)
+	if err != nil {
+		return Page{}, err
+	}
+	page := Page{Complete: true}
+	for r := range s.index.ascend(opts.Prefix, after) {
+		if len(page.Keys) == limit {
+			page.Complete = false
+			page.Cursor = newCursor(opts.Prefix, page.Keys[limit-1].Name)
+			break
+		}
+		page.Keys = append(page.Keys, r.info())
+	}
+	return page, nil
+}
+
+// Keys returns the keys that begin with a prefix, in the order of their bytes,
+// from memory. The loop sees the replica as it was when the loop began, less
+// what expires meanwhile; it holds no lock and may take its time. A prefix that
+// is invalid, or a Store that is closed, has no keys.
+func (s *Store) Keys(prefix string) iter.Seq[KeyInfo] {
+	return func(yield func(KeyInfo) bool) {
+		if s.closed.Load() || codec.CheckPrefix(prefix) != nil {
+			return
+		}
+		for r := range s.index.ascend(prefix, "") {
+			if !yield(r.info()) {
+				return
+			}
+		}
+	}
+}
+
+// ascend yields the visible records whose keys begin with prefix and come after
+// a key.
+func (x *index) ascend(prefix, after string) iter.Seq[*record] {
+	return func(yield func(*record) bool) {
+		x.list().Ascend(&record{key: max(prefix, after)}, func(r *record) bool {
+			if !strings.HasPrefix(r.key, prefix) {
+				return false
+			}
+			if r.key == after || !r.visible() {
+				return true
+			}
+			return yield(r)
+		})
+	}
+}
+
+// A cursor is the version, the prefix and the last key, each but the last ended
+// by a zero byte... which keys may contain; so the prefix is told by its length.
+func newCursor(prefix, last string) string {
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "1 %d %s", len(prefix), last))
+}
+
+func parseCursor(cursor, prefix string) (after string, err error) {
+	if cursor == "" {
+		return "", nil
+	}
+	refuse := func(why string) (string, error) {
+		return "", fmt.Errorf("%w: Cursor %s", ErrInvalidOptions, why)
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err != nil {
+		return refuse("is malformed")
+	}
+	var length int
+	last, found := strings.CutPrefix(string(raw), "1 ")
+	digits, last, more := strings.Cut(last, " ")
+	if _, err := fmt.Sscanf(digits, "%d", &length); err != nil || !found || !more || codec.CheckKey(last) != nil {
+		return refuse("is malformed")
+	}
+	if length != len(prefix) || !strings.HasPrefix(last, prefix) {
+		return refuse("belongs to another Prefix")
+	}
+	return last, nil
+}

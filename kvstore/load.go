@@ -1,0 +1,130 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"github.com/nearkv/nearkv/replication"
+)
+
+// loadTimeout bounds one try to load a value, which others may wait for too.
+const loadTimeout = 10 * time.Second
+
+// errSuperseded: the log has no more what the index had.
+var errSuperseded = errors.New("superseded")
+
+// load returns a value that is not in memory.
+func (s *Store) load(ctx context.Context, key string) (Entry, error) {
+	for {
+		r, ok := s.index.records.Load(key)
+		if !ok || !r.visible() {
+			return Entry{}, ErrNotFound
+		}
+		value, err := s.fetch(ctx, r)
+		if err == nil {
+			return Entry{r, value}, nil
+		}
+		if !errors.Is(err, errSuperseded) {
+			return Entry{}, err
+		}
+	}
+}
+
+// fetch returns the value of a record, from memory or from the log, where it
+// waits while the log cannot be reached. errSuperseded: neither has it; then the
+// record is no longer the current one of its key.
+func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
+	retry := replication.NewBackoff()
+	for {
+		if text, ok := r.text(); ok {
+			return text, nil
+		}
+		value, err := s.fetchOnce(ctx, r)
+		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrClosed) {
+			return value, err
+		}
+		if ended := retry.Wait(ctx); ended != nil {
+			return "", fmt.Errorf("kvstore: load %.64q: %w: %w", r.key, err, ended)
+		}
+		if now, _ := s.index.records.Load(r.key); now != r {
+			return "", errSuperseded
+		}
+	}
+}
+
+// fetchOnce asks the log once for all that wait for the same record.
+func (s *Store) fetchOnce(ctx context.Context, r *record) (string, error) {
+	flight := r.key + "\x00" + strconv.FormatUint(r.revision, 36)
+	result := s.flights.DoChan(flight, func() (any, error) {
+		if !s.begin() {
+			return "", ErrClosed
+		}
+		defer s.work.Done()
+		ctx, cancel := context.WithTimeout(s.ctx, loadTimeout)
+		defer cancel()
+		return s.fetchNow(ctx, r)
+	})
+	select {
+	case got := <-result:
+		if got.Err != nil {
+			return "", got.Err
+		}
+		return got.Val.(string), nil //nolint:errcheck,forcetypeassert // fetchNow returns a string
+	case <-ctx.Done():
+		return "", fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+	case <-s.done:
+		return "", ErrClosed
+	}
+}
+
+func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
+	epoch, err := s.feed.Attached(ctx)
+	if err != nil {
+		return "", err
+	}
+	s.stats.loads.Add(1)
+	m, err := s.log.Load(ctx, r.revision)
+	if err == nil && m.Key == r.key && len(m.Record.Value) == r.size {
+		s.index.fill(r, m.Record.Value)
+		return unsafe.String(unsafe.SliceData(m.Record.Value), r.size), nil
+	}
+	if err != nil && !errors.Is(err, replication.ErrNoRecord) {
+		return "", err
+	}
+	return "", s.superseded(ctx, epoch, r)
+}
+
+// superseded is called when the log has no more the record that the index has.
+func (s *Store) superseded(ctx context.Context, epoch uint64, r *record) error {
+	if _, err := s.refresh(ctx, epoch, r.key); err != nil {
+		return err
+	}
+	if now, _ := s.index.records.Load(r.key); now == r && r.visible() {
+		// The leader knows nothing newer: the log is not what was followed.
+		s.feed.Doubt("the log has lost a record")
+		return fmt.Errorf("%w: reading the log again", ErrUnavailable)
+	}
+	return errSuperseded
+}
+
+// refresh brings the last record of a key from the log's leader into the index,
+// ahead of the feed. The result is nil if the log has none.
+func (s *Store) refresh(ctx context.Context, epoch uint64, key string) (*replication.Message, error) {
+	before, _ := s.index.records.Load(key)
+	m, err := s.log.Last(ctx, key)
+	if errors.Is(err, replication.ErrNoRecord) {
+		if before != nil && before.visible() {
+			s.feed.Doubt("a key is not in the log")
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.index.applyAhead(epoch, &m, m.Record.Value)
+	return &m, nil
+}

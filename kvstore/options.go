@@ -1,0 +1,259 @@
+package kvstore
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
+)
+
+// DefaultCacheBytes is the memory for values where Options do not say.
+const DefaultCacheBytes = 256 << 20
+
+// Options of Open. The zero value works: a private server in this process that
+// keeps everything in memory. At most one of Dir, URL and Conn may be set.
+type Options struct {
+	// Dir makes the private server keep the log in this directory, which is
+	// created if need be. One Store at a time can have it: another gets
+	// ErrLocked.
+	Dir string
+	// URL of an existing NATS server or cluster with JetStream: one or several,
+	// separated by commas, as nats.Connect takes them.
+	URL string
+	// Conn is an existing connection. It stays the caller's: Close leaves it
+	// open. It must not be closed before the Store.
+	Conn *nats.Conn
+
+	// Memory keeps the log in the server's memory instead of on its disk: it is
+	// gone when the server is. Used when the namespace is created. Without Dir,
+	// URL and Conn it is so anyhow.
+	Memory bool
+
+	// CacheBytes bounds the memory for values; the index of keys and metadata is
+	// beside it. 0 means DefaultCacheBytes, a negative number that no values are
+	// kept: each read loads its value from the log.
+	CacheBytes int64
+
+	// Replicas is the number of copies of the log on a cluster, 1 to 5, used
+	// when the namespace is created. Default 1.
+	Replicas int
+	// MaxBytes limits the log of the namespace, in bytes, used when it is
+	// created; a write beyond it is ErrNoSpace. 0: only the server's own limit.
+	MaxBytes int64
+
+	// CheckInterval is how often the replica compares itself with the log, at
+	// least 10 ms; default 2 s. A log that was made anew, rolled back or purged
+	// is noticed within about three intervals.
+	CheckInterval time.Duration
+
+	// Logger is told of what an operator should know. Default: nobody.
+	Logger *slog.Logger
+}
+
+// check returns an error that names the first contradiction.
+func (o *Options) check() error {
+	places := 0
+	for _, given := range []bool{o.Dir != "", o.URL != "", o.Conn != nil} {
+		if given {
+			places++
+		}
+	}
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrInvalidOptions}, args...)...)
+	}
+	switch {
+	case places > 1:
+		return refuse("at most one of Dir, URL and Conn can be set")
+	case o.Memory && o.Dir != "":
+		return refuse("Memory and Dir contradict each other")
+	case o.Replicas < 0 || o.Replicas > 5:
+		return refuse("Replicas is %d, not 1 to 5", o.Replicas)
+	case o.Replicas > 1 && o.URL == "" && o.Conn == nil:
+		return refuse("Replicas is %d, but the server in this process is alone", o.Replicas)
+	case o.MaxBytes < 0:
+		return refuse("MaxBytes is negative")
+	case o.CheckInterval != 0 && o.CheckInterval < 10*time.Millisecond:
+		return refuse("CheckInterval is %v, the least is 10ms", o.CheckInterval)
+	case o.CheckInterval > time.Hour:
+		return refuse("CheckInterval is %v, the most is 1h", o.CheckInterval)
+	}
+	return nil
+}
+
+func (o *Options) withDefaults() Options {
+	c := *o
+	c.CacheBytes = cmp.Or(c.CacheBytes, DefaultCacheBytes)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
+	return c
+}
+
+func (o *Options) replication() replication.Config {
+	return replication.Config{
+		Memory: o.Memory || (o.Dir == "" && o.URL == "" && o.Conn == nil), Replicas: o.Replicas, MaxBytes: o.MaxBytes,
+		CheckInterval: o.CheckInterval, Logger: o.Logger,
+	}
+}
+
+// A ReadOption changes one Get or GetAll.
+type ReadOption interface{ read(*readOptions) error }
+
+// A WriteOption changes one Put.
+type WriteOption interface{ write(*change) error }
+
+// A DeleteOption changes one Delete.
+type DeleteOption interface{ remove(*change) error }
+
+// A WatchOption changes one Watch.
+type WatchOption interface{ watch(*watcher) }
+
+// A Condition is a WriteOption and a DeleteOption.
+type Condition interface {
+	WriteOption
+	DeleteOption
+}
+
+type readOptions struct {
+	atLeast   Revision
+	bounded   bool // staleness is valid
+	staleness time.Duration
+}
+
+type readOption func(*readOptions) error
+
+func (f readOption) read(o *readOptions) error { return f(o) }
+
+// AtLeast makes the read wait until this replica has applied the revision, or
+// holds the key at it or a later one. When the context ends first the error is
+// ErrStale. It makes a read see a write that another replica has told about.
+func AtLeast(r Revision) ReadOption {
+	return readOption(func(o *readOptions) error {
+		o.atLeast = max(o.atLeast, r)
+		return nil
+	})
+}
+
+// MaxStaleness makes sure that the read sees all that the log had d ago. A
+// replica compares itself with the log every CheckInterval, so that a d above
+// that is served from memory; below it the read asks the log first, which
+// costs a round trip. If the log cannot be asked before the context ends the
+// error is ErrStale. A negative d is ErrInvalidOptions.
+func MaxStaleness(d time.Duration) ReadOption {
+	return readOption(func(o *readOptions) error {
+		if d < 0 {
+			return fmt.Errorf("%w: MaxStaleness of %v", ErrInvalidOptions, d)
+		}
+		if !o.bounded || d < o.staleness {
+			o.bounded, o.staleness = true, d
+		}
+		return nil
+	})
+}
+
+type writeOption func(*change) error
+
+func (f writeOption) write(c *change) error { return f(c) }
+
+// WithTTL makes the entry expire after d, at least one second, by the clock of
+// this process, which should be near that of the others. Fractions of a
+// millisecond are rounded up.
+func WithTTL(d time.Duration) WriteOption {
+	return writeOption(func(c *change) error {
+		if d < time.Second {
+			return fmt.Errorf("%w: TTL of %v, the least is 1s", ErrInvalidExpiry, d)
+		}
+		return c.expireAt(time.Now().Add(d))
+	})
+}
+
+// WithExpiry makes the entry expire at t, at least one second from now.
+// Fractions of a millisecond are rounded up.
+func WithExpiry(t time.Time) WriteOption {
+	return writeOption(func(c *change) error {
+		if time.Until(t) < time.Second {
+			return fmt.Errorf("%w: %v is not a second ahead", ErrInvalidExpiry, t)
+		}
+		return c.expireAt(t)
+	})
+}
+
+// WithMetadata attaches to the entry whatever json.Marshal makes of v, without
+// HTML escaping, at most 1024 bytes. nil means none.
+func WithMetadata(v any) WriteOption {
+	return writeOption(func(c *change) (err error) {
+		c.metadata, err = codec.EncodeMetadata(v)
+		return err
+	})
+}
+
+type condition struct {
+	kind     conditionKind
+	revision Revision
+}
+
+type conditionKind uint8
+
+const (
+	unconditional conditionKind = iota
+	ifAbsent
+	ifRevision
+)
+
+func (w condition) write(c *change) error {
+	if c.condition.kind != unconditional && c.condition != w {
+		return fmt.Errorf("%w: two conditions for one write", ErrInvalidOptions)
+	}
+	if w.kind == ifRevision && w.revision == 0 {
+		return fmt.Errorf("%w: IfRevision(0): use IfAbsent", ErrInvalidOptions)
+	}
+	c.condition = w
+	return nil
+}
+
+func (w condition) remove(c *change) error { return w.write(c) }
+
+// IfAbsent lets the Put happen only if the key does not exist. The decision is
+// the log's: of several writers anywhere exactly one succeeds, the others get
+// ErrConflict.
+func IfAbsent() WriteOption { return condition{kind: ifAbsent} }
+
+// IfRevision lets the write happen only if the key exists with this revision;
+// otherwise it gets ErrConflict. The decision is the log's.
+func IfRevision(r Revision) Condition { return condition{ifRevision, r} }
+
+type watchOption func(*watcher)
+
+func (f watchOption) watch(w *watcher) { f(w) }
+
+// ChangesOnly makes a Watch begin with the first change after the loop has
+// begun, instead of with what is there.
+func ChangesOnly() WatchOption {
+	return watchOption(func(w *watcher) { w.changesOnly = true })
+}
+
+// latestExpiry is the end of the year 9999, the last one of RFC 3339.
+var latestExpiry = time.Date(9999, 12, 31, 23, 59, 59, 999_000_000, time.UTC)
+
+func (c *change) expireAt(t time.Time) error {
+	if c.expires != 0 {
+		return fmt.Errorf("%w: both a TTL and an expiry", ErrInvalidOptions)
+	}
+	if t.After(latestExpiry) {
+		return fmt.Errorf("%w: after the year 9999", ErrInvalidExpiry)
+	}
+	c.expires = ceilMilli(t)
+	return nil
+}
+
+func ceilMilli(t time.Time) int64 {
+	ms := t.UnixMilli()
+	if t.Nanosecond()%int(time.Millisecond) != 0 && ms != math.MaxInt64 {
+		ms++
+	}
+	return ms
+}

@@ -1,0 +1,87 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+// Put writes the value of a key and returns its revision. It replaces value,
+// metadata and expiry; what no option gives is cleared. An empty value is a
+// value. The bytes of value are not kept; the caller may change them after Put
+// has returned.
+//
+// When Put returns nil the write is in the log and in this replica: a Get
+// after it sees it. Other replicas get it within milliseconds. A Put costs a
+// round trip to the log's leader. Puts of one key that overlap happen in either
+// order.
+//
+// While the log cannot be reached, Put tries until the context ends.
+//
+// Errors before anything is sent: ErrInvalidKey, ErrTooLarge,
+// ErrInvalidMetadata, ErrInvalidExpiry, ErrInvalidOptions, ErrUnsupported (a TTL
+// in a bucket without TTLs), ErrClosed. Then: ErrConflict, ErrNoSpace,
+// ErrUnavailable, ErrOverloaded; with these, too, nothing was written.
+// ErrIndeterminate: it may have been. Where the context ended, the error is
+// that of the context as well.
+func (s *Store) Put(ctx context.Context, key string, value []byte, opts ...WriteOption) (Revision, error) {
+	c := change{key: key, op: codec.OpPut, value: value}
+	if err := s.checkChange(&c); err != nil {
+		return 0, err
+	}
+	for _, opt := range opts {
+		if err := opt.write(&c); err != nil {
+			return 0, err
+		}
+	}
+	if c.expires != 0 && !s.log.CanExpire() {
+		return 0, fmt.Errorf("kvstore: %w: the bucket has no TTL per record (allow_msg_ttl)", ErrUnsupported)
+	}
+	return s.commit(ctx, &c)
+}
+
+// Delete deletes a key. It is no error if there is none; whether there is one
+// is the log's to say, which costs a round trip. The errors are those of Put,
+// less those of the value.
+func (s *Store) Delete(ctx context.Context, key string, opts ...DeleteOption) error {
+	c := change{key: key, op: codec.OpDelete}
+	if err := s.checkChange(&c); err != nil {
+		return err
+	}
+	for _, opt := range opts {
+		if err := opt.remove(&c); err != nil {
+			return err
+		}
+	}
+	_, err := s.commit(ctx, &c)
+	return err
+}
+
+func (s *Store) checkChange(c *change) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	if err := codec.CheckKey(c.key); err != nil {
+		return err
+	}
+	if most := s.log.MaxValue(); int64(len(c.value)) > most {
+		return fmt.Errorf("kvstore: %w: the value has %d bytes, the most is %d", ErrTooLarge, len(c.value), most)
+	}
+	return nil
+}
+
+// commit carries out a change and accounts for it.
+func (s *Store) commit(ctx context.Context, c *change) (Revision, error) {
+	s.stats.writes.Add(1)
+	w := write{store: s, change: c}
+	revision, err := w.run(ctx)
+	if err != nil {
+		s.stats.failed.Add(1)
+		if errors.Is(err, ErrConflict) {
+			s.stats.conflicts.Add(1)
+		}
+	}
+	return revision, err
+}

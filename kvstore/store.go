@@ -1,0 +1,133 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/puzpuzpuz/xsync/v4"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/nearkv/nearkv/replication"
+)
+
+// Store is one replica of a namespace. All its methods may be called
+// concurrently.
+type Store struct {
+	backend *backend
+	log     *replication.Log
+	feed    *replication.Feed
+	index   *index
+	cache   *cache
+	flights singleflight.Group
+	stats   stats
+
+	ctx    context.Context // ends with Close
+	stop   context.CancelFunc
+	closed atomic.Bool
+	done   chan struct{} // closed when Close has begun
+	gone   chan struct{} // closed when Close has ended
+	err    error         // of Close; valid when gone is closed
+
+	gate sync.Mutex     // orders begin and Close
+	work sync.WaitGroup // goroutines of the Store
+}
+
+type stats struct {
+	hits, absent                             *xsync.Counter
+	misses, loads, writes, failed, conflicts atomic.Uint64
+}
+
+// Open opens a namespace: it connects to the log, or starts a server of its
+// own, creates the namespace if there is none, and reads it into memory. It
+// returns when the replica has caught up with the log, or when ctx ends. The
+// name of a namespace is 1 to 200 bytes of A-Z a-z 0-9 - _.
+//
+// Errors: ErrInvalidNamespace and ErrInvalidOptions before anything is done;
+// ErrLocked and ErrStart with Dir; ErrUnsupported for a bucket of others that
+// is not laid out as one; ErrUnavailable when ctx ended first.
+func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
+	if err := replication.CheckNamespace(namespace); err != nil {
+		return nil, err
+	}
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
+	opts = opts.withDefaults()
+	b, err := newBackend(ctx, namespace, &opts)
+	if err != nil {
+		return nil, err
+	}
+	s, err := open(ctx, b, namespace, &opts)
+	if err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	return s, nil
+}
+
+func open(ctx context.Context, b *backend, namespace string, opts *Options) (*Store, error) {
+	l, err := replication.Open(ctx, b.conn, namespace, opts.replication())
+	if err != nil {
+		return nil, err
+	}
+	c, err := newCache(opts.CacheBytes)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	s := &Store{
+		backend: b, log: l, index: newIndex(c), cache: c,
+		done: make(chan struct{}), gone: make(chan struct{}),
+		stats: stats{hits: xsync.NewCounter(), absent: xsync.NewCounter()},
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.feed = l.Follow(s.index)
+	s.work.Go(func() { s.expireLoop(s.ctx) })
+	if err := s.feed.Settled(ctx); err != nil {
+		s.backend = nil // Open closes it
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// begin reserves a place in work, unless the Store is closed.
+func (s *Store) begin() bool {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.closed.Load() {
+		return false
+	}
+	s.work.Add(1)
+	return true
+}
+
+// Close stops the replica and everything that Open has started, and waits
+// until it has stopped. Calls that are under way end with ErrClosed; entries
+// that were read stay valid. Close can be called more than once, and
+// concurrently.
+func (s *Store) Close() error {
+	s.gate.Lock()
+	first := s.closed.CompareAndSwap(false, true)
+	s.gate.Unlock()
+	if first {
+		close(s.done)
+		s.err = s.shutDown()
+		close(s.gone)
+	}
+	<-s.gone
+	return s.err
+}
+
+func (s *Store) shutDown() error {
+	s.stop()
+	s.feed.Close()
+	s.log.Close()
+	s.work.Wait()
+	s.index.close()
+	s.cache.close()
+	if s.backend == nil {
+		return nil
+	}
+	return s.backend.close()
+}

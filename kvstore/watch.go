@@ -1,0 +1,197 @@
+package kvstore
+
+import (
+	"context"
+	"iter"
+	"strings"
+	"sync"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+// EventKind says what happened to a key.
+type EventKind uint8
+
+const (
+	EventPut    EventKind = iota // written, or there when the watch began
+	EventDelete                  // deleted
+	EventExpire                  // expired
+)
+
+func (k EventKind) String() string {
+	switch k {
+	case EventPut:
+		return "put"
+	case EventDelete:
+		return "delete"
+	case EventExpire:
+		return "expire"
+	}
+	return "unknown"
+}
+
+// Event is a change of one key. The Entry of a removal has only the Key, and
+// the Revision of the deletion or of what expired.
+type Event struct {
+	Kind  EventKind
+	Entry Entry
+}
+
+// Watch yields first the keys that begin with prefix as they are (unless
+// ChangesOnly), ordered by key, and then their changes, those of one key in
+// their order. It begins with the loop and ends with it, or with the context.
+//
+// A slow loop holds nobody up and loses no end state: of the changes of one key
+// that it did not get to, it is given only the last. It costs memory only for
+// the keys that changed and were not yielded yet. A key that was removed and
+// was never told of can be told as removed.
+//
+// The watch goes on while the log cannot be reached, and when the log was made
+// anew or rolled back it tells the differences.
+//
+// If the prefix is invalid, or the Store is closed, the last thing to be
+// yielded is an error: ErrInvalidKey, ErrClosed. The end of the context yields
+// none.
+func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		if err := codec.CheckPrefix(prefix); err != nil {
+			yield(Event{}, err)
+			return
+		}
+		w := &watcher{store: s, prefix: prefix, pending: make(map[string]Event), ready: make(chan struct{}, 1)}
+		for _, opt := range opts {
+			opt.watch(w)
+		}
+		present := s.index.watch(w)
+		defer s.index.unwatch(w)
+		if w.initial(ctx, present, yield) {
+			w.changes(ctx, yield)
+		}
+	}
+}
+
+// watcher is the state of one loop over Watch.
+type watcher struct {
+	store       *Store
+	prefix      string
+	changesOnly bool
+	ready       chan struct{} // of capacity 1: something is pending
+
+	mu      sync.Mutex // held for moments only; taken under index.mu
+	order   []string   // the keys of pending, oldest first
+	pending map[string]Event
+}
+
+// watch registers w and returns what is there at that moment.
+func (x *index) watch(w *watcher) *tree {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.watchers[w] = struct{}{}
+	return x.listLocked()
+}
+
+func (x *index) unwatch(w *watcher) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.watchers, w)
+}
+
+// notify tells the watchers of a change. It is called under mu and never waits.
+func (x *index) notify(kind EventKind, r *record) {
+	for w := range x.watchers {
+		if strings.HasPrefix(r.key, w.prefix) {
+			w.offer(Event{kind, Entry{rec: r}})
+		}
+	}
+}
+
+func (w *watcher) offer(e Event) {
+	key := e.Entry.rec.key
+	w.mu.Lock()
+	if _, ok := w.pending[key]; !ok {
+		w.order = append(w.order, key)
+	}
+	w.pending[key] = e
+	w.mu.Unlock()
+	select {
+	case w.ready <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// take returns the oldest pending change.
+func (w *watcher) take() (Event, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.order) == 0 {
+		w.order = nil // gives the memory back
+		return Event{}, false
+	}
+	key := w.order[0]
+	w.order = w.order[1:]
+	e := w.pending[key]
+	delete(w.pending, key)
+	return e, true
+}
+
+// initial yields what is there. It reports whether to go on.
+func (w *watcher) initial(ctx context.Context, present *tree, yield func(Event, error) bool) bool {
+	if w.changesOnly {
+		return true
+	}
+	goOn := true
+	present.Ascend(&record{key: w.prefix}, func(r *record) bool {
+		if !strings.HasPrefix(r.key, w.prefix) {
+			return false
+		}
+		if r.visible() {
+			goOn = w.yield(ctx, Event{EventPut, Entry{rec: r}}, yield)
+		}
+		return goOn
+	})
+	return goOn
+}
+
+// changes yields changes until the loop, the context or the Store ends.
+func (w *watcher) changes(ctx context.Context, yield func(Event, error) bool) {
+	for {
+		for e, ok := w.take(); ok; e, ok = w.take() {
+			if !w.yield(ctx, e, yield) {
+				return
+			}
+		}
+		select {
+		case <-w.ready:
+		case <-ctx.Done():
+			return
+		case <-w.store.done:
+			yield(Event{}, ErrClosed)
+			return
+		}
+	}
+}
+
+// yield completes the event with its value. A put whose value is not to be had
+// any more is left out: the change that took it is pending, or will be.
+func (w *watcher) yield(ctx context.Context, e Event, yield func(Event, error) bool) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	if w.store.closed.Load() {
+		yield(Event{}, ErrClosed)
+		return false
+	}
+	r := e.Entry.rec
+	if e.Kind != EventPut {
+		gone := &record{key: r.key, revision: r.revision}
+		return yield(Event{e.Kind, Entry{rec: gone}}, nil)
+	}
+	value, ok := r.text()
+	if !ok {
+		var err error
+		if value, err = w.store.fetch(ctx, r); err != nil {
+			return ctx.Err() == nil
+		}
+	}
+	return yield(Event{EventPut, Entry{r, value}}, nil)
+}

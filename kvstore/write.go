@@ -1,0 +1,204 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nuid"
+
+	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
+)
+
+// write carries one change through to its end: it plans, appends, and where the
+// log did not answer finds out what became of it.
+//
+// An append without an answer is no failure and no success. The record may be
+// in the log, may come to be there a little later, or never. So after one, the
+// last record of the key is read from the log's leader. If it is ours, that was
+// it. If the key is still where it was, the append is repeated: with an
+// expectation it cannot happen twice, without one twice is the same as once. If
+// the key has moved on, a change without a condition is repeated, and one with a
+// condition cannot be resolved.
+type write struct {
+	store  *Store
+	change *change
+
+	id       string // in the record, if it has an expectation
+	answer   *known // of the log's leader, for the next plan
+	appended bool   // an append had no answer
+	expected replication.Expectation
+	last     error // the reason for waiting
+}
+
+// errRetry makes run try again at once.
+var errRetry = errors.New("try again")
+
+func (w *write) run(ctx context.Context) (Revision, error) {
+	retry := replication.NewBackoff()
+	for {
+		epoch, err := w.store.feed.Attached(ctx)
+		if err != nil {
+			return 0, w.giveUp(err)
+		}
+		revision, err := w.try(ctx, epoch)
+		switch {
+		case err == nil:
+			return Revision(revision), nil
+		case errors.Is(err, errRetry):
+			continue
+		case !w.passing(err):
+			return 0, w.final(err)
+		}
+		w.last = err
+		if err := retry.Wait(ctx); err != nil {
+			return 0, w.giveUp(err)
+		}
+	}
+}
+
+// passing tells whether it can help to try again after err.
+func (w *write) passing(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOverloaded) || errors.Is(err, replication.ErrUncertain)
+}
+
+// final is the error of a write that will not be tried again: the log refused.
+func (w *write) final(err error) error {
+	if w.appended && !errors.Is(err, ErrConflict) {
+		return fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, err)
+	}
+	return err
+}
+
+// giveUp is the error of a write whose time is over.
+func (w *write) giveUp(cause error) error {
+	if errors.Is(cause, replication.ErrClosed) {
+		cause = ErrClosed
+	}
+	switch {
+	case w.appended:
+		return fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, cause)
+	case errors.Is(cause, ErrClosed):
+		return cause
+	case w.last != nil:
+		return fmt.Errorf("kvstore: %w: %w", w.last, cause)
+	}
+	return fmt.Errorf("kvstore: %w: %w", ErrUnavailable, cause)
+}
+
+func (w *write) try(ctx context.Context, epoch uint64) (uint64, error) {
+	if w.appended && w.answer == nil {
+		if done, revision, err := w.resolve(ctx, epoch); done || err != nil {
+			return revision, err
+		}
+	}
+	k := w.known()
+	step, rec, expect := w.change.plan(k, time.Now().UnixMilli())
+	switch step {
+	case stepDone:
+		return 0, nil
+	case stepConflict:
+		return 0, w.conflict(k)
+	case stepAsk:
+		_, err := w.ask(ctx, epoch)
+		return 0, retryUnless(err)
+	}
+	return w.append(ctx, epoch, rec, expect)
+}
+
+func retryUnless(err error) error {
+	if err != nil {
+		return err
+	}
+	return errRetry
+}
+
+// known is what the next plan is based on: the leader's answer, once.
+func (w *write) known() known {
+	if w.answer == nil {
+		return w.store.index.lookUp(w.change.key)
+	}
+	k := *w.answer
+	w.answer = nil
+	return k
+}
+
+func (w *write) conflict(k known) error {
+	e := &ConflictError{Key: w.change.key, Expected: w.change.condition.revision}
+	if k.visible {
+		e.Actual = Revision(k.revision)
+	}
+	return e
+}
+
+// ask asks the leader for the last record of the key. The result is nil if the
+// log has none.
+func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, error) {
+	m, err := w.store.refresh(ctx, epoch, w.change.key)
+	if err != nil {
+		return nil, err
+	}
+	if m == nil {
+		w.answer = &known{sure: true}
+		return nil, nil
+	}
+	k := knownFrom(m, time.Now().UnixMilli())
+	w.answer = &k
+	return m, nil
+}
+
+func (w *write) append(ctx context.Context, epoch uint64, rec codec.Record, expect replication.Expectation) (uint64, error) {
+	s := w.store
+	if expect.Set {
+		if w.id == "" {
+			w.id = nuid.Next()
+		}
+		rec.Write = w.id
+	}
+	revision, err := s.log.Append(ctx, w.change.key, rec, expect)
+	switch {
+	case err == nil:
+		m := s.log.Written(w.change.key, revision, time.Now(), rec)
+		s.index.applyAhead(epoch, &m, bytes.Clone(rec.Value))
+		return revision, nil
+	case errors.Is(err, replication.ErrUncertain):
+		w.appended, w.expected = true, expect
+		return 0, err
+	case errors.Is(err, replication.ErrWrongRevision):
+		if w.appended {
+			return 0, errRetry // resolve: it may be our own record that is in the way
+		}
+		_, err := w.ask(ctx, epoch)
+		return 0, retryUnless(err)
+	}
+	return 0, err
+}
+
+// resolve finds out what became of an append without an answer. done: it
+// happened, with this revision.
+func (w *write) resolve(ctx context.Context, epoch uint64) (done bool, revision uint64, err error) {
+	m, err := w.ask(ctx, epoch)
+	if err != nil {
+		return false, 0, err
+	}
+	if m != nil && w.wrote(m) {
+		return true, m.Revision, nil
+	}
+	if w.change.condition.kind != unconditional && w.answer.revision != w.expected.Revision {
+		return false, 0, fmt.Errorf("kvstore: %w: the key has moved on to revision %d", ErrIndeterminate, w.answer.revision)
+	}
+	return false, 0, nil
+}
+
+// wrote tells whether m is the record of this write, or cannot be told from it.
+func (w *write) wrote(m *replication.Message) bool {
+	if w.expected.Set {
+		return m.Record.Write == w.id
+	}
+	c := w.change
+	return m.Record.Op == c.op && m.Record.Expires == c.expires && m.Err == nil &&
+		bytes.Equal(m.Record.Metadata, c.metadata) && bytes.Equal(m.Record.Value, c.value)
+}

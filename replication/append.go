@@ -1,0 +1,85 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+const headerExpected = "Nats-Expected-Last-Subject-Sequence"
+
+// Expectation is a condition on the revision of the key that is written.
+type Expectation struct {
+	Set      bool
+	Revision uint64 // 0: the log holds no record of the key
+}
+
+// Append writes one record and returns its revision. It makes one try:
+//
+//   - nil: the record is in the log;
+//   - ErrUncertain: it was sent and no answer came;
+//   - any other error: it is not in the log. ErrWrongRevision is the
+//     expectation's failure, ErrTooLarge, ErrUnsupported and ErrNoSpace will
+//     fail again, ErrUnavailable and ErrOverloaded may pass.
+//
+// The bytes of the record are not kept.
+func (l *Log) Append(ctx context.Context, key string, rec codec.Record, expect Expectation) (uint64, error) {
+	if int64(len(rec.Value)) > l.MaxValue() {
+		return 0, fmt.Errorf("replication: %w: %d bytes, the most is %d", ErrTooLarge, len(rec.Value), l.MaxValue())
+	}
+	if rec.TTL != 0 && !l.CanExpire() {
+		return 0, fmt.Errorf("replication: %w: stream %s has no TTL per record (allow_msg_ttl)", ErrUnsupported, l.stream)
+	}
+	header := nats.Header(rec.Header())
+	if expect.Set {
+		if header == nil {
+			header = make(nats.Header, 1)
+		}
+		header[headerExpected] = []string{strconv.FormatUint(expect.Revision, 10)}
+	}
+	m, err := l.requests.do(ctx, l.prefix+codec.Subject(key), header, rec.Value)
+	if err != nil {
+		return 0, notAppended(err)
+	}
+	seq, err := l.parseAck(m.Data)
+	if errors.Is(err, ErrWrongRevision) {
+		return 0, &WrongRevisionError{Key: key, Expected: expect.Revision}
+	}
+	return seq, err
+}
+
+// notAppended tells a request that nobody got from one without an answer.
+func notAppended(err error) error {
+	switch {
+	case errors.Is(err, nats.ErrMaxPayload):
+		return fmt.Errorf("replication: %w: %w", ErrTooLarge, err)
+	case errors.Is(err, ErrUnavailable):
+		return fmt.Errorf("replication: %w", err)
+	}
+	return fmt.Errorf("replication: %w: %w", ErrUncertain, err)
+}
+
+func (l *Log) parseAck(data []byte) (uint64, error) {
+	var ack struct {
+		apiReply
+		jetstream.PubAck
+	}
+	if err := json.Unmarshal(data, &ack); err != nil {
+		return 0, fmt.Errorf("replication: %w: malformed acknowledgement: %w", ErrUncertain, err)
+	}
+	if ack.Error != nil {
+		return 0, apiError(ack.Error, l.stream)
+	}
+	// Another stream of another domain may take the same subjects.
+	if ack.Stream != l.stream || ack.Sequence == 0 {
+		return 0, fmt.Errorf("replication: %w: acknowledged by stream %q, not %s", ErrUncertain, ack.Stream, l.stream)
+	}
+	return ack.Sequence, nil
+}

@@ -1,0 +1,235 @@
+package replication
+
+// cursor decides what a replica does with what it hears of the log: apply it,
+// ignore it, follow again from where it is, or begin anew. It is a plain value:
+// no goroutine, no clock, no socket. Feed feeds it and does what it says.
+type cursor struct {
+	// at is the last record that was delivered. Invariant: within one epoch
+	// at.Sequence only grows.
+	at Position
+
+	// epoch counts the beginnings: what was applied in an earlier epoch and is
+	// not delivered again in this one does not exist any more.
+	epoch uint64
+
+	resyncing bool   // from the start of the log, until target
+	live      bool   // has reached target since it attached
+	target    uint64 // the end of the log when it attached
+
+	consumer uint64 // last sequence of the consumer, which has no holes
+	recent   recent
+
+	// The two-sided check of an inspection.
+	asked   uint64 // at.Sequence when the view was asked for
+	lagging uint64 // at.Sequence at the last inspection that found more to come; 0: none did
+	compare *View  // to be compared with the replica when at reaches its end
+
+	// Differences in the number of subjects: the one that caused the last
+	// resync, and the one that a resync did not mend, which is damage.
+	suspected, accepted int
+}
+
+// verdict is what the cursor makes of what it is told.
+type verdict uint8
+
+const (
+	inStep verdict = iota // nothing to do
+	apply                 // apply the record
+	ignore                // it is known already
+	gap                   // something was missed: follow again from where we are
+	verify                // look whether the log still has what was delivered last
+	resync                // the log is not the one that was followed: begin anew
+)
+
+// attach is told what the log looks like before it is followed (again).
+func (c *cursor) attach(v View) (verdict, string) {
+	c.compare, c.lagging, c.live, c.consumer = nil, 0, false, 0
+	c.target = v.Last
+	switch {
+	case c.at.Incarnation == "":
+		return resync, "first look at the log"
+	case c.at.Incarnation != v.Incarnation:
+		return resync, "the stream was created anew"
+	case v.Last < c.at.Sequence:
+		return resync, "the stream was rolled back"
+	case c.at.Sequence == 0:
+		return inStep, ""
+	}
+	return verify, ""
+}
+
+// begin starts a new epoch at the start of the log.
+func (c *cursor) begin(v View) {
+	c.at = Position{Incarnation: v.Incarnation}
+	c.epoch++
+	c.resyncing, c.live = true, false
+	c.target = v.Last
+	c.recent = recent{}
+}
+
+// following is told how many records the new consumer will deliver. When there
+// are none the end of the log is reached, even if its last records are gone.
+// It reports whether that completes a resync.
+func (c *cursor) following(pending uint64) (swept bool) {
+	if pending > 0 {
+		return false
+	}
+	c.at.Sequence = max(c.at.Sequence, c.target)
+	return c.reached()
+}
+
+// delivered is told of a record before it is applied.
+func (c *cursor) delivered(seq, consumerSeq uint64) verdict {
+	c.consumer++
+	if consumerSeq != c.consumer {
+		return gap
+	}
+	if seq <= c.at.Sequence {
+		return ignore
+	}
+	return apply
+}
+
+// applied is told of a record after it was applied, with how many more the
+// consumer has to deliver. It reports whether that completes a resync.
+func (c *cursor) applied(l landmark, pending uint64) (swept bool) {
+	c.at.Sequence = l.revision
+	c.recent.add(l)
+	if c.live || (pending > 0 && l.revision < c.target) {
+		return false
+	}
+	return c.reached()
+}
+
+func (c *cursor) reached() (swept bool) {
+	swept = c.resyncing
+	c.live, c.resyncing = true, false
+	return swept
+}
+
+// ask notes that a view is asked for.
+func (c *cursor) ask() { c.asked = c.at.Sequence }
+
+// inspect is told the view that was asked for.
+func (c *cursor) inspect(v View) (verdict, string) {
+	if v.Incarnation != c.at.Incarnation {
+		return resync, "the stream was created anew"
+	}
+	if v.Last < c.asked {
+		return resync, "the stream was rolled back"
+	}
+	if v.Last < c.at.Sequence {
+		return inStep, "" // the view is older than what was delivered since
+	}
+	if !c.resyncing {
+		c.compare = &v
+	}
+	if v.Last == c.at.Sequence {
+		c.lagging = 0
+		return inStep, ""
+	}
+	// There is more to come. If none of it came since the last inspection, either
+	// it does not exist (removed before it was delivered) or it will not come.
+	stuck := c.lagging == c.at.Sequence+1
+	c.lagging = c.at.Sequence + 1
+	if stuck {
+		return gap, "records do not come"
+	}
+	return inStep, ""
+}
+
+// Tally is what a replica believes to be in the log.
+type Tally struct {
+	// Least and Most bound the number of subjects that hold a record. They
+	// differ by the records that the log removes about now.
+	Least, Most int
+	// Unconfirmed is the oldest revision that was acknowledged to this process
+	// and that the feed has not delivered yet; 0: none.
+	Unconfirmed uint64
+}
+
+// due tells whether a view waits for exactly this point to be compared.
+func (c *cursor) due() bool { return c.compare != nil && c.at.Sequence >= c.compare.Last }
+
+// check compares the view that is due with the replica. Nobody who removes
+// records from a log tells the consumers; only the count can show it.
+func (c *cursor) check(t Tally) (verdict, string) {
+	v := c.compare
+	c.compare = nil
+	if v == nil || c.at.Sequence != v.Last {
+		return inStep, ""
+	}
+	if t.Unconfirmed != 0 && t.Unconfirmed <= c.at.Sequence {
+		return resync, "an acknowledged write is not in the log"
+	}
+	difference := v.Subjects - min(max(v.Subjects, t.Least), t.Most)
+	switch difference {
+	case 0:
+		c.suspected, c.accepted = 0, 0
+	case c.accepted:
+	case c.suspected:
+		c.accepted = difference
+	default:
+		c.suspected = difference
+		return resync, "records were removed from the stream"
+	}
+	return inStep, ""
+}
+
+// landmark is a delivered record, by which a log can be recognised.
+type landmark struct {
+	subject   string
+	revision  uint64
+	stored    int64 // unix nanoseconds
+	keptUntil int64 // unix milliseconds, 0: for ever
+}
+
+// recent holds the last landmarks in a ring.
+type recent struct {
+	ring [128]landmark
+	n    int
+}
+
+func (r *recent) add(l landmark) {
+	r.ring[r.n%len(r.ring)] = l
+	r.n++
+}
+
+// newest yields the landmarks from the newest to the oldest, each subject once,
+// until yield returns false.
+func (r *recent) newest(yield func(landmark) bool) {
+	seen := make(map[string]bool)
+	for i := r.n - 1; i >= 0 && i >= r.n-len(r.ring); i-- {
+		l := r.ring[i%len(r.ring)]
+		if seen[l.subject] {
+			continue
+		}
+		seen[l.subject] = true
+		if !yield(l) {
+			return
+		}
+	}
+}
+
+// sighting is what the log holds now where a landmark was.
+type sighting struct {
+	same bool   // the very record
+	last uint64 // otherwise: last revision of the subject; 0: none
+	now  int64  // unix milliseconds, by the server's clock
+}
+
+// recognise judges one landmark. inStep: the log up to the landmark is the one
+// that was followed, and whatever was delivered after it will be delivered
+// again in its newer form; ignore: it was replaced by something still to come,
+// or it has expired, so look at an older one; resync: the log has been changed.
+func (c *cursor) recognise(l landmark, s sighting) verdict {
+	switch {
+	case s.same:
+		return inStep
+	case s.last > c.at.Sequence:
+		return ignore
+	case s.last == 0 && l.keptUntil != 0 && l.keptUntil <= s.now:
+		return ignore
+	}
+	return resync
+}

@@ -1,0 +1,66 @@
+// Package embedded runs a NATS server with JetStream inside the process, with every default turned off that would
+// harm the application around it.
+//
+//	s, err := embedded.Start(ctx, embedded.Options{Dir: "/var/lib/app/kv"})
+//	if err != nil { ... }
+//	defer s.Shutdown()
+//	nc, err := s.Connect()
+//
+// # What it is for
+//
+// A log without a server to install: durable with Dir, in memory without. Nobody outside the process can reach it. It
+// opens no socket, serves no monitoring, handles no signal and never ends the process; it writes to Dir only, or to a
+// private temporary directory, and logs to the given slog.Logger or nowhere.
+// (TestNoSockets, TestSignalsKeepTheirDefault, TestSignalHandlerOfApplicationStays, TestFailedStart, TestFileModes)
+//
+// Servers in one process do not know of each other. (TestThreeServers)
+//
+// # One server per directory
+//
+// The server does not lock its directory: two on one directory both acknowledge writes, and one of them loses all of
+// its own. So Start takes an exclusive lock on Dir/lock before the server starts and holds it until the server has shut
+// down. Who comes second gets ErrLocked at once. The lock dies with its process, also by kill -9. Never remove the file:
+// whoever makes a new one locks nothing. (TestSecondStartIsLocked, TestKill9)
+//
+// # Who may call what
+//
+// All methods of a Server are safe for concurrent use. Connections of InProcessConn are safe as net.Conn are. Start is
+// safe to race: one wins.
+//
+// # Durability
+//
+// An acknowledged message of a file stream has been written to the file before its acknowledgement: it survives the
+// crash of the process, kill -9 included. (TestKill9, TestCanaryWrittenBeforeAck) The server fsyncs in the background
+// every 2 minutes, and a clean Shutdown does not fsync either: a power cut can lose the last minutes. Memory streams
+// last as long as the Server.
+//
+// # Slow clients
+//
+// Up to 16 messages of MaxPayload, at least 64 MiB, wait for a client that reads slowly; one more and the server cuts its
+// connection, as it does after 10 s without progress. Bound what you ask for at a time. (TestManyLargeMessagesPending)
+//
+// # Shutdown
+//
+// Shutdown is idempotent, may be raced, and waits: afterwards no goroutine, no open file, no lock and no temporary
+// directory is left. It does not need the clients to be gone. (TestShutdownIsIdempotent, TestShutdownWithClients,
+// TestNoFilesAfterShutdown, and a leak check after all tests)
+//
+// A Start whose context ends first says so at once and cleans up behind itself. (TestInterruptedStart)
+//
+// # Time
+//
+// A Server runs inside a testing/synctest bubble, in memory and with Dir; hours pass in milliseconds. Call ats.Register
+// of nats-server outside of the bubble first, or its clock goroutine holds the bubble's time.
+// (TestVirtualTime)
+//
+// # What it does not do
+//
+//   - No cluster, no TCP, no authentication: all clients are in the process.
+//   - No fsync per write.
+//   - No detection of damage. A stream that cannot be recovered is a warning in the log and absent; lost records are not
+//     even that.
+//   - It cannot restart by itself. On a full disk, or when it may not write, the server switches JetStream off and says so
+//     in the log; Shutdown and Start bring it back.
+//   - One thing it cannot prevent: the server's start switches the Go block profile of the process off
+//     (runtime.SetBlockProfileRate). Set the rate after Start. (TestCanaryBlockProfile)
+package embedded

@@ -1,0 +1,35 @@
+package embedded_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nearkv/nearkv/replication/embedded"
+)
+
+// A start and an end with default options are nothing to tell anybody about.
+func TestLogIsQuiet(t *testing.T) {
+	log := newRecords("")
+	shutdown(t, start(t, embedded.Options{Dir: t.TempDir(), Logger: log.logger()}))
+	for _, level := range []string{"INFO", "WARN", "ERROR"} {
+		if lines := log.with(level); len(lines) != 0 {
+			t.Errorf("%q", lines)
+		}
+	}
+	if len(log.with("DEBUG Server is ready")) != 1 {
+		t.Error("the server's notices did not come through")
+	}
+}
+
+func TestLogOfFailedStart(t *testing.T) {
+	dir := t.TempDir()
+	obstruct(t, dir)
+	log := newRecords("")
+	if _, err := embedded.Start(t.Context(), embedded.Options{Dir: dir, Logger: log.logger()}); err == nil {
+		t.Fatal("started")
+	}
+	lines := log.with("ERROR")
+	if len(lines) != 1 || !strings.Contains(lines[0], "not a directory") {
+		t.Errorf("errors are %q, want one that says why", lines)
+	}
+}

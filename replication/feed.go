@@ -1,0 +1,558 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Replica is what a Feed keeps up to date. The Feed calls it from one
+// goroutine, one call at a time, and reads on only when the call has returned.
+type Replica interface {
+	// Apply is given every record of the log in order of revision, the foreign
+	// and the damaged ones too. In one epoch a record may not be applied over a
+	// newer one of its key; what an earlier epoch left gives way to any.
+	Apply(epoch uint64, m Message)
+	// Sweep ends a resync: what was not applied in this epoch does not exist.
+	Sweep(epoch uint64)
+	// Tally says what the replica believes to be in the log. now is a moment by
+	// the server's clock.
+	Tally(now time.Time) Tally
+}
+
+// Feed follows a Log on behalf of one Replica, from the first record on, for
+// as long as it is not closed. All methods may be called concurrently.
+type Feed struct {
+	log     *Log
+	replica Replica
+	stop    context.CancelCauseFunc
+	done    chan struct{}
+
+	nudges chan struct{} // of capacity 1: inspect now
+	doubts chan string   // of capacity 1: resync, for this reason
+
+	// Owned by the goroutine of run.
+	cursor  cursor
+	restart string    // why the next attach must be a resync
+	askedAt time.Time // when the view that is awaited was asked for
+	viewed  bool      // a view has come since the last tick
+	silent  int       // ticks in a row without a view, or without a sign of the tap
+
+	applied atomic.Uint64 // cursor.at.Sequence, after the replica has applied it
+	head    atomic.Uint64
+	waiting atomic.Int32 // len(waiters), read without mu
+
+	mu       sync.Mutex // held for moments only
+	status   Status
+	epoch    uint64
+	attached chan struct{} // closed while the log is followed
+	changed  chan struct{} // closed, and renewed, when the state changes
+	waiters  map[chan struct{}]uint64
+}
+
+// Follow starts to follow the log.
+func (l *Log) Follow(r Replica) *Feed {
+	ctx, stop := context.WithCancelCause(context.Background())
+	f := &Feed{
+		log: l, replica: r, stop: stop, done: make(chan struct{}),
+		nudges: make(chan struct{}, 1), doubts: make(chan string, 1),
+		status:   Status{State: Syncing, Since: time.Now(), Reason: "not connected yet"},
+		attached: make(chan struct{}), changed: make(chan struct{}), waiters: make(map[chan struct{}]uint64),
+	}
+	go f.run(ctx)
+	return f
+}
+
+// Close stops following and waits until it has. It is idempotent.
+func (f *Feed) Close() {
+	f.stop(ErrClosed)
+	<-f.done
+}
+
+func (f *Feed) run(ctx context.Context) {
+	defer close(f.done)
+	retry := NewBackoff()
+	for ctx.Err() == nil {
+		down, err := f.log.link.wait(ctx)
+		if err != nil {
+			break
+		}
+		t, err := f.attach(ctx)
+		if err == nil {
+			retry.Reset()
+			err = f.follow(ctx, t, down)
+			t.close()
+		}
+		f.detached(err)
+		if ctx.Err() == nil && !errors.Is(err, errAgain) {
+			_ = retry.Wait(ctx)
+		}
+	}
+	f.setState(Closed, "")
+}
+
+// errAgain asks for another attach at once.
+var errAgain = errors.New("follow again")
+
+// attach looks at the log, decides where to follow from and starts to.
+func (f *Feed) attach(ctx context.Context) (*tap, error) {
+	view, err := f.log.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	what, why := f.cursor.attach(view)
+	if f.restart != "" {
+		what, why = resync, f.restart
+	}
+	if what == verify {
+		if what, why, err = f.recognise(ctx, view); err != nil {
+			return nil, err
+		}
+	}
+	if what == resync {
+		f.begin(view, why)
+	}
+	t, err := f.log.newTap(ctx, f.cursor.at.Sequence+1)
+	if err != nil {
+		return nil, err
+	}
+	f.silent, f.viewed = 0, true
+	f.note(view.Last)
+	f.setAttached()
+	if f.cursor.following(t.pending) {
+		f.replica.Sweep(f.cursor.epoch)
+	}
+	f.publish()
+	f.settle()
+	f.ask(t)
+	return t, nil
+}
+
+func (f *Feed) begin(view View, why string) {
+	level := slog.LevelWarn
+	if f.cursor.epoch == 0 {
+		level = slog.LevelDebug
+	}
+	f.log.cfg.Logger.Log(context.Background(), level, "nearkv: reading the whole log", "stream", f.log.stream, "reason", why)
+	f.restart = ""
+	f.cursor.begin(view)
+	f.head.Store(view.Last)
+}
+
+// recognise looks whether the log still has what was delivered last.
+func (f *Feed) recognise(ctx context.Context, view View) (verdict, string, error) {
+	for l := range f.cursor.recent.newest {
+		s, err := f.sight(ctx, l, view)
+		if err != nil {
+			return 0, "", err
+		}
+		if v := f.cursor.recognise(l, s); v == inStep {
+			return inStep, "", nil
+		} else if v == resync {
+			return resync, "the log has lost or changed records", nil
+		}
+	}
+	return resync, "the log cannot be recognised", nil
+}
+
+func (f *Feed) sight(ctx context.Context, l landmark, view View) (sighting, error) {
+	s := sighting{now: view.Taken.UnixMilli()}
+	m, err := f.log.Load(ctx, l.revision)
+	if err == nil && m.Subject == l.subject && m.Stored.UnixNano() == l.stored {
+		s.same = true
+		return s, nil
+	}
+	if err != nil && !errors.Is(err, ErrNoRecord) {
+		return s, err
+	}
+	m, err = f.log.lastOf(ctx, l.subject)
+	if errors.Is(err, ErrNoRecord) {
+		return s, nil
+	}
+	s.last = m.Revision
+	return s, err
+}
+
+var (
+	errDisconnected = errors.New("disconnected")
+	errSilent       = errors.New("the server does not answer")
+)
+
+// follow applies what the tap delivers until that breaks.
+func (f *Feed) follow(ctx context.Context, t *tap, down <-chan struct{}) error {
+	tick := time.NewTicker(f.log.cfg.CheckInterval)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case m := <-t.msgs:
+			err = f.receive(t, m)
+		case <-tick.C:
+			err = f.inspect(t)
+		case <-f.nudges:
+			f.ask(t)
+		case f.restart = <-f.doubts:
+			err = errAgain
+		case <-down:
+			err = errDisconnected
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// receive handles one message and whatever else has come meanwhile.
+func (f *Feed) receive(t *tap, m *nats.Msg) error {
+	err := f.handle(t, m)
+	for n := len(t.msgs); n > 0 && err == nil; n-- {
+		err = f.handle(t, <-t.msgs)
+	}
+	return err
+}
+
+func (f *Feed) handle(t *tap, m *nats.Msg) error {
+	if m.Reply != "" {
+		if d, ok := parseDelivery(m.Reply); ok {
+			return f.deliver(t, m, d)
+		}
+	}
+	answer, latest := t.answer(m)
+	switch {
+	case latest:
+		return f.view(m)
+	case answer:
+		return nil
+	}
+	return t.status(m)
+}
+
+func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
+	switch f.cursor.delivered(d.seq, d.consumerSeq) {
+	case gap:
+		return errAgain
+	case apply:
+		if err := f.apply(m, d); err != nil {
+			return err
+		}
+	}
+	return t.taken()
+}
+
+func (f *Feed) apply(m *nats.Msg, d delivery) error {
+	msg := f.log.message(m.Subject, d.seq, time.Unix(0, d.stored), m.Header, m.Data)
+	f.replica.Apply(f.cursor.epoch, msg)
+	wasLive := f.cursor.live
+	l := landmark{subject: msg.Subject, revision: d.seq, stored: d.stored, keptUntil: msg.KeptUntil}
+	if f.cursor.applied(l, d.pending) {
+		f.replica.Sweep(f.cursor.epoch)
+	}
+	f.note(d.seq)
+	f.publish()
+	if f.cursor.live != wasLive {
+		f.settle()
+	}
+	return f.compare()
+}
+
+// inspect runs at every tick: it looks for signs of life and asks for the view.
+func (f *Feed) inspect(t *tap) error {
+	f.silent++
+	if t.heard && f.viewed {
+		f.silent = 0
+	}
+	t.heard, f.viewed = false, false
+	if f.silent > 3 {
+		return errSilent
+	}
+	f.ask(t)
+	return nil
+}
+
+func (f *Feed) ask(t *tap) {
+	f.cursor.ask()
+	f.askedAt = time.Now()
+	_ = t.ask() // if it cannot be sent, the link or the silence will tell
+}
+
+// view handles the answer to ask.
+func (f *Feed) view(m *nats.Msg) error {
+	f.viewed = true
+	view, err := f.log.parseView(m.Data)
+	if err != nil {
+		return err
+	}
+	f.note(view.Last)
+	switch what, why := f.cursor.inspect(view); what {
+	case resync:
+		f.restart = why
+		return errAgain
+	case gap:
+		return errAgain
+	}
+	if err := f.compare(); err != nil {
+		return err
+	}
+	f.fresh(view.Last)
+	return nil
+}
+
+// compare compares the number of records, if a view waits for that.
+func (f *Feed) compare() error {
+	if !f.cursor.due() {
+		return nil
+	}
+	now := f.cursor.compare.Taken
+	what, why := f.cursor.check(f.replica.Tally(now))
+	if what == resync {
+		f.restart = why
+		return errAgain
+	}
+	f.settle()
+	return nil
+}
+
+// fresh notes that all the log had when the view was asked for is applied.
+func (f *Feed) fresh(last uint64) {
+	if f.cursor.live && f.cursor.at.Sequence >= last {
+		f.freshen(f.askedAt)
+	}
+}
+
+// note raises the known head of the log.
+func (f *Feed) note(seq uint64) {
+	if seq > f.head.Load() {
+		f.head.Store(seq)
+	}
+}
+
+// publish tells those who wait how far the replica is.
+func (f *Feed) publish() {
+	f.applied.Store(f.cursor.at.Sequence)
+	if f.waiting.Load() == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w, seq := range f.waiters {
+		if seq <= f.cursor.at.Sequence {
+			close(w)
+			f.forget(w)
+		}
+	}
+}
+
+// forget needs mu.
+func (f *Feed) forget(w chan struct{}) {
+	delete(f.waiters, w)
+	f.waiting.Store(int32(len(f.waiters))) //nolint:gosec // as many as there are goroutines
+}
+
+// settle sets the state of a feed that is attached.
+func (f *Feed) settle() {
+	switch {
+	case !f.cursor.live:
+		f.setState(Syncing, "following the log")
+	case f.cursor.accepted != 0:
+		f.setState(Degraded, fmt.Sprintf("the log counts %+d records beside those it delivers", f.cursor.accepted))
+	default:
+		f.setState(Live, "")
+	}
+}
+
+func (f *Feed) setState(s State, reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status.Applied = f.cursor.at
+	f.status.Resyncs = f.cursor.epoch
+	if f.status.State == s && f.status.Reason == reason {
+		return
+	}
+	if f.status.State != s {
+		f.status.Since = time.Now()
+	}
+	f.status.State, f.status.Reason = s, reason
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func (f *Feed) setAttached() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.epoch = f.cursor.epoch
+	f.status.Applied = f.cursor.at
+	close(f.attached)
+}
+
+// detached tells why the log is not followed at the moment.
+func (f *Feed) detached(err error) {
+	f.mu.Lock()
+	if closed(f.attached) {
+		f.attached = make(chan struct{})
+	}
+	f.mu.Unlock()
+	switch {
+	case errors.Is(err, errAgain):
+		f.setState(Syncing, "following the log again")
+	case errors.Is(err, ErrNoStream), errors.Is(err, ErrUnsupported):
+		f.setState(Degraded, err.Error())
+	case err != nil && !errors.Is(err, ErrClosed):
+		f.setState(Stale, err.Error())
+	}
+}
+
+// Status returns how the feed stands now.
+func (f *Feed) Status() Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.status
+	s.Applied.Sequence = f.applied.Load()
+	s.Head = max(f.head.Load(), s.Applied.Sequence)
+	return s
+}
+
+// Attached waits until the log is followed and known to be the one that was
+// followed before, and returns the epoch. Writes that begin before could be
+// acknowledged by a log that the replica does not know yet.
+func (f *Feed) Attached(ctx context.Context) (epoch uint64, err error) {
+	for {
+		f.mu.Lock()
+		attached, epoch := f.attached, f.epoch
+		f.mu.Unlock()
+		if closed(attached) {
+			return epoch, nil
+		}
+		select {
+		case <-attached:
+		case <-f.done:
+			return 0, ErrClosed
+		case <-ctx.Done():
+			return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, context.Cause(ctx))
+		}
+	}
+}
+
+// Reached waits until every record up to seq is applied.
+func (f *Feed) Reached(ctx context.Context, seq uint64) error {
+	if f.applied.Load() >= seq {
+		return nil
+	}
+	w := f.wait(seq)
+	if f.applied.Load() >= seq { // applied while the waiter was being put up
+		f.unwait(w)
+		return nil
+	}
+	f.nudge()
+	select {
+	case <-w:
+		return nil
+	case <-f.done:
+		f.unwait(w)
+		return ErrClosed
+	case <-ctx.Done():
+		f.unwait(w)
+		return context.Cause(ctx)
+	}
+}
+
+func (f *Feed) wait(seq uint64) chan struct{} {
+	w := make(chan struct{})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.waiters[w] = seq
+	f.waiting.Store(int32(len(f.waiters))) //nolint:gosec // as many as there are goroutines
+	return w
+}
+
+func (f *Feed) unwait(w chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forget(w)
+}
+
+// Settled waits until the feed is Live, or follows a log with damage that a
+// resync does not mend.
+func (f *Feed) Settled(ctx context.Context) error {
+	for {
+		f.mu.Lock()
+		changed, s, follows := f.changed, f.status, closed(f.attached)
+		f.mu.Unlock()
+		if s.State == Live || (s.State == Degraded && follows) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-f.done:
+			return ErrClosed
+		case <-ctx.Done():
+			return fmt.Errorf("replication: %w: %s: %w", ErrUnavailable, s.Reason, context.Cause(ctx))
+		}
+	}
+}
+
+// Sync waits until all that the log has now is applied: it asks the stream's
+// leader, which costs a round trip.
+func (f *Feed) Sync(ctx context.Context) error {
+	retry := NewBackoff()
+	for {
+		if _, err := f.Attached(ctx); err != nil {
+			return err
+		}
+		asked, before := time.Now(), f.applied.Load()
+		view, err := f.log.view(ctx)
+		if err != nil {
+			return unanswered(err)
+		}
+		if f.incarnation() != view.Incarnation || view.Last < before {
+			f.nudge() // the feed has not noticed yet that the log is another one
+			if err := retry.Wait(ctx); err != nil {
+				return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+			}
+			continue
+		}
+		f.note(view.Last)
+		if err := f.Reached(ctx, view.Last); err != nil {
+			return err
+		}
+		f.freshen(asked)
+		return nil
+	}
+}
+
+func (f *Feed) incarnation() Incarnation {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status.Applied.Incarnation
+}
+
+func (f *Feed) freshen(at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at.After(f.status.Fresh) {
+		f.status.Fresh = at
+	}
+}
+
+// Doubt makes the feed read the whole log again, because the caller has seen
+// that the replica differs from it.
+func (f *Feed) Doubt(reason string) {
+	select {
+	case f.doubts <- reason:
+	default: // one is enough
+	}
+}
+
+func (f *Feed) nudge() {
+	select {
+	case f.nudges <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,110 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+// Load returns the record with the given revision, or ErrNoRecord when the log
+// has it no more. Any server that has a copy of the stream may answer; only if
+// it does not find the record is the leader asked.
+func (l *Log) Load(ctx context.Context, revision uint64) (Message, error) {
+	query := []byte(`{"seq":` + strconv.FormatUint(revision, 10) + `}`)
+	if l.limits.Load().direct {
+		m, err := l.loadDirect(ctx, query)
+		if !errors.Is(err, ErrNoRecord) {
+			return m, err
+		}
+	}
+	return l.loadLeader(ctx, query)
+}
+
+// Last returns the last record of a key as the stream's leader has it, or
+// ErrNoRecord when there is none.
+func (l *Log) Last(ctx context.Context, key string) (Message, error) {
+	return l.lastOf(ctx, l.prefix+codec.Subject(key))
+}
+
+func (l *Log) lastOf(ctx context.Context, subject string) (Message, error) {
+	query, err := json.Marshal(struct {
+		Subject string `json:"last_by_subj"`
+	}{subject})
+	if err != nil {
+		return Message{}, err
+	}
+	return l.loadLeader(ctx, query)
+}
+
+func (l *Log) loadDirect(ctx context.Context, query []byte) (Message, error) {
+	m, err := l.requests.do(ctx, "$JS.API.DIRECT.GET."+l.stream, nil, query)
+	if err != nil {
+		return Message{}, unanswered(err)
+	}
+	// What is no record is a status, whatever its code: the leader knows more.
+	seq, err := strconv.ParseUint(last(m.Header, "Nats-Sequence"), 10, 64)
+	if err != nil {
+		return Message{}, ErrNoRecord
+	}
+	stored, err := time.Parse(time.RFC3339Nano, last(m.Header, "Nats-Time-Stamp"))
+	if err != nil {
+		return Message{}, ErrNoRecord
+	}
+	return l.message(last(m.Header, "Nats-Subject"), seq, stored, m.Header, m.Data), nil
+}
+
+// last returns the last value of a header: what the server adds comes behind
+// what was stored.
+func last(h nats.Header, key string) string {
+	values := h[key]
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
+}
+
+func (l *Log) loadLeader(ctx context.Context, query []byte) (Message, error) {
+	m, err := l.requests.do(ctx, "$JS.API.STREAM.MSG.GET."+l.stream, nil, query)
+	if err != nil {
+		return Message{}, unanswered(err)
+	}
+	var reply struct {
+		apiReply
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &reply); err != nil {
+		return Message{}, fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+	}
+	if reply.Error != nil {
+		return Message{}, apiError(reply.Error, l.stream)
+	}
+	var header nats.Header
+	s := reply.Message
+	if len(s.Header) > 0 {
+		// Headers that do not parse are junk, not a reason to fail.
+		header, _ = nats.DecodeHeadersMsg(s.Header)
+	}
+	return l.message(s.Subject, s.Seq, s.Time, header, s.Data), nil
+}
+
+// unanswered makes every failure to get an answer ErrUnavailable: reading can
+// be repeated.
+func unanswered(err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		return fmt.Errorf("replication: %w", err)
+	}
+	return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+}

@@ -1,0 +1,341 @@
+package replication
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+// MaxNamespaceLen is the longest name of a namespace in bytes. The server
+// allows streams names of 255 bytes; the rest is for our prefixes.
+const MaxNamespaceLen = 200
+
+// Metadata keys of the streams that Open creates.
+const (
+	metaFormat      = "nearkv.format"
+	metaIncarnation = "nearkv.incarnation"
+	formatVersion   = "1"
+)
+
+// headerRoom is what the headers of a record may take, in bytes, beside the
+// value: metadata, expiry, expectation, identification.
+const headerRoom = 4 << 10
+
+// Config says how Open creates a stream that does not exist, and how often a
+// Feed looks after one. The zero value works.
+type Config struct {
+	Memory   bool  // keep the stream in the server's memory
+	Replicas int   // copies of the stream on a cluster; default 1
+	MaxBytes int64 // of the stream; default no limit but the server's
+
+	// CheckInterval is how often a Feed compares what it applied with what the
+	// stream's info says; default 2 s. Recreation, rollback and purge are
+	// noticed within about three of them.
+	CheckInterval time.Duration
+
+	Logger *slog.Logger // default: discard
+}
+
+func (c Config) withDefaults() Config {
+	c.Replicas = cmp.Or(c.Replicas, 1)
+	c.MaxBytes = cmp.Or(c.MaxBytes, -1)
+	c.CheckInterval = cmp.Or(c.CheckInterval, 2*time.Second)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
+	return c
+}
+
+// Log is the log of one namespace: the stream of a NATS key-value bucket.
+// All methods may be called concurrently.
+type Log struct {
+	nc        *nats.Conn
+	namespace string
+	stream    string
+	prefix    string // of every subject: "$KV.<namespace>."
+	cfg       Config
+	requests  *requester
+	link      *link
+	limits    atomic.Pointer[limits] // of the stream as last seen
+}
+
+// limits is what a stream's configuration allows.
+type limits struct {
+	ttl        bool
+	direct     bool
+	maxMsgSize int64         // -1: none
+	maxAge     time.Duration // 0: none
+}
+
+// Open opens the log of a namespace, and creates it if there is none. A bucket
+// that was made by another NATS client opens too, if it is laid out as one;
+// otherwise the error is ErrUnsupported. The namespace must be made of the
+// bytes A-Z a-z 0-9 - _ (CheckNamespace). The connection stays the caller's.
+//
+// While the server cannot be reached Open waits for it, until ctx ends.
+func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Log, error) {
+	if err := CheckNamespace(namespace); err != nil {
+		return nil, err
+	}
+	requests, err := newRequester(nc)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		nc: nc, namespace: namespace, stream: "KV_" + namespace, prefix: "$KV." + namespace + ".",
+		cfg: cfg.withDefaults(), requests: requests,
+	}
+	l.link = newLink(nc, requests.interrupt)
+	if err := l.openStream(ctx); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// ErrNamespace: the name of a namespace is empty, too long, or has bytes other
+// than A-Z a-z 0-9 - _.
+var ErrNamespace = errors.New("invalid namespace")
+
+// CheckNamespace returns nil or an error that is ErrNamespace.
+func CheckNamespace(namespace string) error {
+	if namespace == "" || len(namespace) > MaxNamespaceLen {
+		return fmt.Errorf("replication: %w: %d bytes long, not 1 to %d", ErrNamespace, len(namespace), MaxNamespaceLen)
+	}
+	for _, b := range []byte(namespace) {
+		letter := 'a' <= b|0x20 && b|0x20 <= 'z'
+		if !letter && (b < '0' || '9' < b) && b != '-' && b != '_' {
+			return fmt.Errorf("replication: %w: %.64q has bytes other than A-Z a-z 0-9 - _", ErrNamespace, namespace)
+		}
+	}
+	return nil
+}
+
+// Close ends all calls that are under way. It does not close the connection.
+func (l *Log) Close() {
+	l.link.close()
+	l.requests.close()
+}
+
+// MaxValue is the largest value in bytes that Append can store inline: what
+// the server takes in one message, less the room for headers, and at most
+// codec.MaxValueLen.
+func (l *Log) MaxValue() int64 {
+	most := min(l.nc.MaxPayload()-headerRoom, codec.MaxValueLen)
+	if size := l.limits.Load().maxMsgSize; size > 0 {
+		most = min(most, size)
+	}
+	return max(most, 0)
+}
+
+// CanExpire tells whether records can have a TTL: a property of the stream.
+func (l *Log) CanExpire() bool { return l.limits.Load().ttl }
+
+func (l *Log) openStream(ctx context.Context) error {
+	retry := NewBackoff()
+	for {
+		_, err := l.view(ctx)
+		if errors.Is(err, ErrNoStream) {
+			err = l.createStream(ctx)
+		}
+		if err == nil || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoSpace) {
+			return err
+		}
+		if retry.Wait(ctx) != nil {
+			return fmt.Errorf("replication: open %s: %w", l.stream, errors.Join(context.Cause(ctx), err))
+		}
+	}
+}
+
+func (l *Log) createStream(ctx context.Context) error {
+	js, err := jetstream.New(l.nc)
+	if err != nil {
+		return err
+	}
+	s, err := js.CreateStream(ctx, l.streamConfig())
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+		_, err = l.view(ctx) // somebody was faster
+		return err
+	case err != nil:
+		return apiError(err, l.stream)
+	}
+	return l.adopt(s.CachedInfo().Config)
+}
+
+// streamConfig is that of a NATS key-value bucket, but closed: on a standard
+// bucket whoever may write one key can wipe the bucket with a rollup header.
+func (l *Log) streamConfig() jetstream.StreamConfig {
+	storage := jetstream.FileStorage
+	if l.cfg.Memory {
+		storage = jetstream.MemoryStorage
+	}
+	return jetstream.StreamConfig{
+		Name:               l.stream,
+		Description:        "nearkv namespace " + l.namespace,
+		Subjects:           []string{l.prefix + ">"},
+		Storage:            storage,
+		Replicas:           l.cfg.Replicas,
+		MaxMsgsPerSubject:  1,
+		MaxBytes:           l.cfg.MaxBytes,
+		MaxMsgSize:         codec.MaxValueLen + headerRoom,
+		Discard:            jetstream.DiscardNew,
+		AllowDirect:        true,
+		AllowMsgTTL:        true,
+		AllowAtomicPublish: true,
+		AllowBatchPublish:  true,
+		AllowRollup:        false,
+		DenyDelete:         true,
+		DenyPurge:          true,
+		Duplicates:         time.Second, // the least that it costs: we use none
+		Metadata:           map[string]string{metaFormat: formatVersion, metaIncarnation: nuid.Next()},
+	}
+}
+
+// adopt checks that a stream is a bucket that we can work on, and notes what
+// its configuration allows.
+func (l *Log) adopt(c jetstream.StreamConfig) error {
+	refuse := func(why string) error {
+		return fmt.Errorf("replication: %w: stream %s %s", ErrUnsupported, l.stream, why)
+	}
+	switch format := c.Metadata[metaFormat]; {
+	case format != "" && format != formatVersion:
+		return refuse("has format " + strconv.Quote(format) + ", this version reads " + formatVersion)
+	case c.Mirror != nil:
+		return refuse("is a mirror: open the bucket that it mirrors")
+	case !slices.Contains(c.Subjects, l.prefix+">"):
+		return refuse("does not take the subjects " + l.prefix + ">")
+	case c.SubjectTransform != nil:
+		return refuse("transforms subjects")
+	case c.Retention != jetstream.LimitsPolicy:
+		return refuse("removes records that are read")
+	case c.Sealed:
+		return refuse("is sealed")
+	}
+	l.limits.Store(&limits{ttl: c.AllowMsgTTL, direct: c.AllowDirect, maxMsgSize: int64(c.MaxMsgSize), maxAge: c.MaxAge})
+	return nil
+}
+
+// View is a stream as its own info describes it at one moment.
+type View struct {
+	Incarnation Incarnation
+	Last        uint64    // sequence
+	Subjects    int       // that hold a record
+	Taken       time.Time // by the server's clock
+}
+
+type apiReply struct {
+	Error *jetstream.APIError `json:"error"`
+}
+
+func (l *Log) infoSubject() string { return "$JS.API.STREAM.INFO." + l.stream }
+
+// view asks the stream's leader.
+func (l *Log) view(ctx context.Context) (View, error) {
+	m, err := l.requests.do(ctx, l.infoSubject(), nil, nil)
+	if err != nil {
+		return View{}, err
+	}
+	return l.parseView(m.Data)
+}
+
+func (l *Log) parseView(data []byte) (View, error) {
+	var reply struct {
+		apiReply
+		jetstream.StreamInfo
+	}
+	if err := json.Unmarshal(data, &reply); err != nil {
+		return View{}, fmt.Errorf("replication: info of %s: %w", l.stream, err)
+	}
+	if reply.Error != nil {
+		return View{}, apiError(reply.Error, l.stream)
+	}
+	if err := l.adopt(reply.Config); err != nil {
+		return View{}, err
+	}
+	return View{
+		Incarnation: incarnation(&reply.StreamInfo),
+		Last:        reply.State.LastSeq,
+		Subjects:    int(reply.State.NumSubjects), //nolint:gosec // a count of things in memory
+		Taken:       reply.TimeStamp,
+	}, nil
+}
+
+// incarnation combines when the stream was created with our own random id: a
+// restored stream keeps the first, a bucket of others has not the second.
+func incarnation(info *jetstream.StreamInfo) Incarnation {
+	id := strconv.FormatInt(info.Created.UnixNano(), 36)
+	if own := info.Config.Metadata[metaIncarnation]; own != "" {
+		id += "-" + own
+	}
+	return Incarnation(id)
+}
+
+// apiError translates an error reply of the server.
+func apiError(err error, stream string) error {
+	var api *jetstream.APIError
+	if je, ok := errors.AsType[jetstream.JetStreamError](err); ok {
+		api = je.APIError()
+	}
+	if a, ok := errors.AsType[*jetstream.APIError](err); ok {
+		api = a
+	}
+	if api == nil {
+		return fmt.Errorf("replication: %s: %w", stream, err)
+	}
+	return fmt.Errorf("replication: %s: %w: %w", stream, codeError(api), api)
+}
+
+// Error codes of the server, named as in its errors.json.
+const (
+	codeNotAvailable      = 10008 // JSClusterNotAvailErr
+	codeNoResources       = 10023 // JSInsufficientResourcesErr
+	codeMemoryExceeded    = 10028 // JSMemoryResourcesExceededErr
+	codeNoMessage         = 10037 // JSNoMessageFoundErr
+	codeStorageExceeded   = 10047 // JSStorageResourcesExceededErr
+	codeMessageTooLarge   = 10054 // JSStreamMessageExceedsMaximumErr
+	codeNoStream          = 10059 // JSStreamNotFoundErr
+	codeSubjectsOverlap   = 10065 // JSStreamSubjectOverlapErr
+	codeWrongLastSeq      = 10071 // JSStreamWrongLastSequenceErrF
+	codeStoreFailed       = 10077 // JSStreamStoreFailedF
+	codeHeaderTooLarge    = 10097 // JSStreamHeaderExceedsMaximumErr
+	codeWrongLastSeqConst = 10164 // JSStreamWrongLastSequenceConstantErr
+	codeTTLDisabled       = 10166 // JSMessageTTLDisabledErr
+	codeTooManyRequests   = 10167 // JSStreamTooManyRequests
+)
+
+func codeError(api *jetstream.APIError) error {
+	switch api.ErrorCode {
+	case codeNoResources, codeMemoryExceeded, codeStorageExceeded, codeStoreFailed:
+		return ErrNoSpace
+	case codeMessageTooLarge, codeHeaderTooLarge:
+		return ErrTooLarge
+	case codeNoMessage:
+		return ErrNoRecord
+	case codeNoStream:
+		return ErrNoStream
+	case codeSubjectsOverlap, codeTTLDisabled:
+		return ErrUnsupported
+	case codeWrongLastSeq, codeWrongLastSeqConst:
+		return ErrWrongRevision
+	case codeTooManyRequests:
+		return ErrOverloaded
+	case codeNotAvailable:
+		return ErrUnavailable
+	}
+	if api.Code == 429 {
+		return ErrOverloaded
+	}
+	return ErrUnavailable
+}

@@ -1,0 +1,44 @@
+package replication
+
+import "time"
+
+// State is how a replica stands to its log.
+type State uint8
+
+const (
+	// Syncing: follows the log and has not reached its end since it connected.
+	// What it serves may be old.
+	Syncing State = iota
+	// Live: has applied all that the log had, and hears of news at once.
+	Live
+	// Stale: cannot reach the log.
+	Stale
+	// Degraded: reaches the server, but the log is missing or damaged.
+	Degraded
+	// Closed: follows no more.
+	Closed
+)
+
+var stateNames = [...]string{"syncing", "live", "stale", "degraded", "closed"}
+
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return "unknown"
+}
+
+// Status is how a Feed stands at one moment.
+type Status struct {
+	State   State
+	Since   time.Time // when it came into this state
+	Reason  string    // why it is not Live, or what is damaged
+	Applied Position  // of the last record that was applied
+	Head    uint64    // the last sequence of the log that the feed has heard of
+	// Fresh is a moment at which the log had nothing that is not applied now.
+	Fresh   time.Time
+	Resyncs uint64 // how often it began anew, the first time included
+}
+
+// Lag is how many revisions of the log are known and not applied.
+func (s Status) Lag() uint64 { return s.Head - min(s.Head, s.Applied.Sequence) }

@@ -1,0 +1,206 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+const (
+	// tapBatch is how many records one pull request asks for. Requests overlap,
+	// so that up to twice as many are on their way.
+	tapBatch = 4096
+	// tapBytes bounds what one pull request brings. A record may be larger than
+	// what is left of it; then one record is asked for without a bound.
+	tapBytes = 32 << 20
+	// tapIdle is after how long without a pull request the server removes the
+	// consumer of a replica that went away.
+	tapIdle = 30 * time.Second
+)
+
+// tap is a consumer of the stream that delivers every record from one sequence
+// on, once and in order, or breaks. It does what the ordered consumers of
+// nats.go do, less their silent resets: what to do when it breaks is the
+// cursor's decision. All that it hears arrives on one channel, the answers to
+// inspections too, so that one goroutine can follow it without a lock.
+type tap struct {
+	log     *Log
+	name    string
+	pending uint64 // records to come when it was created
+	inbox   string
+	sub     *nats.Subscription
+	msgs    chan *nats.Msg
+
+	credit int // records that were asked for and have not come
+	heard  bool
+	asks   int // for the stream's info
+}
+
+// delivery is where a record stands, as its reply subject tells.
+type delivery struct {
+	stored      int64 // unix nanoseconds
+	seq         uint64
+	consumerSeq uint64
+	pending     uint64 // records that follow
+}
+
+func (l *Log) newTap(ctx context.Context, from uint64) (*tap, error) {
+	t := &tap{log: l, name: "nearkv-" + nuid.Next(), inbox: l.nc.NewInbox(), msgs: make(chan *nats.Msg, 2*tapBatch+256)}
+	sub, err := l.nc.ChanSubscribe(t.inbox+".*", t.msgs)
+	if err != nil {
+		return nil, fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+	}
+	t.sub = sub
+	if err := t.create(ctx, from); err != nil {
+		t.unsubscribe()
+		return nil, err
+	}
+	return t, t.pull(tapBatch, tapBytes)
+}
+
+func (t *tap) create(ctx context.Context, from uint64) error {
+	request, err := json.Marshal(map[string]any{
+		"stream_name": t.log.stream,
+		"action":      "create",
+		"config": jetstream.ConsumerConfig{
+			Name: t.name, Description: "a replica of nearkv",
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+			AckPolicy: jetstream.AckNonePolicy, MaxDeliver: -1, MaxWaiting: 16,
+			Replicas: 1, MemoryStorage: true, InactiveThreshold: tapIdle,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	m, err := t.log.requests.do(ctx, "$JS.API.CONSUMER.CREATE."+t.log.stream+"."+t.name, nil, request)
+	if err != nil {
+		return unanswered(err)
+	}
+	var reply struct {
+		apiReply
+		jetstream.ConsumerInfo
+	}
+	if err := json.Unmarshal(m.Data, &reply); err != nil {
+		return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+	}
+	if reply.Error != nil {
+		return apiError(reply.Error, t.log.stream)
+	}
+	t.pending = reply.NumPending
+	return nil
+}
+
+// pull asks for more records.
+func (t *tap) pull(batch, maxBytes int) error {
+	heartbeat := t.log.cfg.CheckInterval
+	request := map[string]any{"batch": batch, "expires": max(30*time.Second, 4*heartbeat), "idle_heartbeat": heartbeat}
+	if maxBytes > 0 {
+		request["max_bytes"] = maxBytes
+	}
+	data, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	t.credit += batch
+	if err := t.log.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+t.log.stream+"."+t.name, t.inbox+".next", data); err != nil {
+		return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// taken accounts for a record, and asks for more in good time.
+func (t *tap) taken() error {
+	t.heard = true
+	t.credit--
+	if t.credit > tapBatch/2 {
+		return nil
+	}
+	return t.pull(tapBatch, tapBytes)
+}
+
+// status handles a message of the server about a pull request.
+func (t *tap) status(m *nats.Msg) error {
+	t.heard = true
+	code, text := m.Header.Get("Status"), m.Header.Get("Description")
+	if code == "100" {
+		return nil // a heartbeat
+	}
+	left, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
+	if err != nil || (code != "408" && code != "409") || strings.EqualFold(text, "Server Shutdown") {
+		return fmt.Errorf("replication: %w: the consumer ended: %s %s", ErrUnavailable, code, text)
+	}
+	t.credit -= left
+	if strings.Contains(text, "Exceeds MaxBytes") {
+		return t.pull(1, 0)
+	}
+	if t.credit > tapBatch/2 {
+		return nil
+	}
+	return t.pull(tapBatch, tapBytes)
+}
+
+const infoToken = ".info-"
+
+// ask requests the stream's info; the answer arrives among the records.
+func (t *tap) ask() error {
+	t.asks++
+	return t.log.nc.PublishRequest(t.log.infoSubject(), t.inbox+infoToken+strconv.Itoa(t.asks), nil)
+}
+
+// answer tells whether m answers an ask, and whether the latest one.
+func (t *tap) answer(m *nats.Msg) (any, latest bool) {
+	number, any := strings.CutPrefix(m.Subject, t.inbox+infoToken)
+	return any, any && number == strconv.Itoa(t.asks)
+}
+
+// close removes the consumer without waiting for the answer; what is lost the
+// server removes by itself.
+func (t *tap) close() {
+	_ = t.log.nc.Publish("$JS.API.CONSUMER.DELETE."+t.log.stream+"."+t.name, nil)
+	t.unsubscribe()
+}
+
+func (t *tap) unsubscribe() {
+	_ = t.sub.Unsubscribe() // fails only where the connection is closed already
+}
+
+// parseDelivery reads the reply subject of a delivered record:
+//
+//	$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<time>.<pending>
+//	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<time>.<pending>[.<token>]
+func parseDelivery(reply string) (delivery, bool) {
+	const first = "$JS.ACK."
+	if !strings.HasPrefix(reply, first) {
+		return delivery{}, false
+	}
+	dots := strings.Count(reply, ".")
+	skip := 5 // tokens before the sequence, in the short form
+	switch {
+	case dots == 8:
+	case dots >= 10:
+		skip = 7
+	default:
+		return delivery{}, false
+	}
+	for range skip {
+		_, reply, _ = strings.Cut(reply, ".")
+	}
+	var numbers [4]uint64
+	for i := range numbers {
+		var token string
+		token, reply, _ = strings.Cut(reply, ".")
+		n, err := strconv.ParseUint(token, 10, 63)
+		if err != nil {
+			return delivery{}, false
+		}
+		numbers[i] = n
+	}
+	return delivery{seq: numbers[0], consumerSeq: numbers[1], stored: int64(numbers[2]), pending: numbers[3]}, true
+}

@@ -1,5 +1,5 @@
 // Package codec says what a key, a record and a value of nearkv look like as bytes. It does no I/O, starts no
-// goroutine and holds no state but caches: all of it may be called from any number of goroutines.
+// goroutine of its own and holds no state but caches: all of it may be called from any number of goroutines.
 //
 // # Keys
 //
@@ -10,10 +10,10 @@
 //   - so does the dot, which separates tokens, except where it would make an empty token (first, last, or after a
 //     token boundary): there it is =2E;
 //   - the colon is =3A and, unless it is the last byte, ends its token: user:123 is user=3A.123, so that the
-//     filter user=3A.> selects the prefix "user:";
+//     filter user=3A.> selects the keys that begin with "user:", except "user:" itself, which is user=3A;
 //   - every other byte is = and two upper-case hexadecimal digits.
 //
-// A key that a NATS KV bucket accepts and that has no = is thus its own subject. The encoding is injective, and
+// A key that a NATS KV bucket can hold and that has no = is thus its own subject. The encoding is injective, and
 // its results are literal subjects of at most 2047 bytes. A subject that is not the encoding of what it decodes to
 // is foreign ([ErrForeignSubject]): otherwise two subjects could claim one key.
 // (TestAllShortKeys, TestAllShortSubjects, FuzzKeyRoundTrip, FuzzSubjectDecode)
@@ -25,13 +25,14 @@
 //	KV-Operation   DEL: a tombstone. PURGE, and any message with Nats-Marker-Reason, are read as one, too
 //	KV-Metadata    compact JSON, at most MaxMetadataLen bytes, not HTML-escaped
 //	KV-Expires     until when the record is visible, in unix milliseconds
+//	KV-Hides       until when it hides older records of its key, in unix milliseconds; only with Nats-TTL
 //	Nats-TTL       for how long the server keeps the message, in whole seconds ("90s")
 //	KV-Write       id of a conditional or batched write
 //	KV-Object      where a large value lives; not supported yet, and refused rather than read as an empty value
 //
 // Names match exactly, with their case; an empty value says nothing; of a repeated header the last value counts,
 // except that of Nats-TTL it is the first, because that is the one that nats-server goes by. Other headers are ignored.
-// (TestRecordRoundTrip, TestDecodeRecord)
+// (TestRecordRoundTrip, TestDecodeRecord, TestDecodeDamagedRecord, TestDecodeTTL)
 //
 // # Values
 //

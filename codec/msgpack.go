@@ -9,18 +9,18 @@ import (
 )
 
 // MsgPack is the codec of MessagePack, by github.com/vmihailenco/msgpack/v5: its struct tags (`msgpack:"name"`) and
-// its marshaler interfaces count. T must not be cyclic, and should embed structs by value: for each struct type that is
-// embedded by pointer the library starts a goroutine that stays as long as the process.
+// its marshaler interfaces count. T must not be cyclic, and should embed structs by value: for each struct type that
+// is embedded by pointer the library starts a goroutine that stays as long as the process.
 //
 // In an any, integers are decoded to int64 or uint64, floats to float64, strings and binary data to string, arrays
-// to []any, maps to map[string]any, timestamps to time.Time. Which of int64 and uint64 it is depends on what was encoded: an int or uint takes
-// the shortest form, up to 127 an int64, above a uint64. A number too large for a field of T is cut off, as in a Go
-// conversion.
+// to []any, maps to map[string]any, timestamps to time.Time. Which of int64 and uint64 it is depends on what was
+// encoded: an int or uint takes the shortest form, up to 127 an int64, above a uint64. A number too large for a field
+// of T is cut off, as in a Go conversion.
 //
 // Decode refuses what could harm the process: data that announces more than there is, values nested deeper than
 // 10,000, and extension types other than the timestamp. Append refuses to write these, so that what was written can be
 // read; the tag option "intern" is therefore of no use. Decoding allocates at most a multiple of the length of
-// the data that depends on T.
+// the data that depends on T. A panic while decoding, also of an unmarshaler of T, is returned as an error.
 func MsgPack[T any]() Codec[T] { return msgPack[T]{} }
 
 type msgPack[T any] struct{}

@@ -26,8 +26,8 @@ func TestRecordHeader(t *testing.T) {
 		{"delete", Record{Op: OpDelete}, headers{"KV-Operation": {"DEL"}}},
 		{
 			"everything",
-			Record{Metadata: []byte(`{"a":1}`), Expires: 1_700_000_000_123, TTL: 5 * time.Second, Write: "id"},
-			headers{"KV-Metadata": {`{"a":1}`}, "KV-Expires": {"1700000000123"}, "Nats-TTL": {"5s"}, "KV-Write": {"id"}},
+			Record{Metadata: []byte(`{"a":1}`), Expires: 1_700_000_000_123, Hides: 9, TTL: 5 * time.Second, Write: "id"},
+			headers{"KV-Metadata": {`{"a":1}`}, "KV-Expires": {"1700000000123"}, "KV-Hides": {"9"}, "Nats-TTL": {"5s"}, "KV-Write": {"id"}},
 		},
 		{
 			"tombstone",
@@ -38,7 +38,7 @@ func TestRecordHeader(t *testing.T) {
 		{"TTL below a second", Record{TTL: 1}, headers{"Nats-TTL": {"1s"}}},
 		{"TTL of a hundred years", Record{TTL: maxTTL}, headers{"Nats-TTL": {"3153600000s"}}},
 		{"TTL that the server cannot add", Record{TTL: math.MaxInt64}, nil},
-		{"negative numbers", Record{TTL: -time.Second, Expires: -1}, nil},
+		{"negative numbers", Record{TTL: -time.Second, Expires: -1, Hides: -1}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -135,6 +135,8 @@ func TestDecodeDamagedRecord(t *testing.T) {
 		{"hex", "KV-Expires", "0x10"},
 		{"date", "KV-Expires", "2026-01-01T00:00:00Z"},
 		{"expiry with space", "KV-Expires", " 5"},
+		{"hides until nothing", "KV-Hides", "0"},
+		{"hides until a word", "KV-Hides", "never"},
 		{"TTL of zero", "Nats-TTL", "0"},
 		{"TTL below a second", "Nats-TTL", "999ms"},
 		{"negative TTL", "Nats-TTL", "-5s"},
@@ -202,6 +204,7 @@ var anyRecord = rapid.Custom(func(t *rapid.T) Record {
 	r := Record{
 		Op:      rapid.SampledFrom([]Op{OpPut, OpDelete}).Draw(t, "op"),
 		Expires: rapid.Int64Range(0, math.MaxInt64).Draw(t, "expires"),
+		Hides:   rapid.Int64Range(0, math.MaxInt64).Draw(t, "hides"),
 		TTL:     time.Duration(rapid.Int64Range(0, int64(maxTTL/time.Second)).Draw(t, "ttl")) * time.Second,
 		Write:   rapid.StringMatching(`[0-9A-Za-z]{0,22}`).Draw(t, "write"),
 		never:   false,
@@ -251,7 +254,7 @@ type checker interface {
 
 func checkSame(t checker, got, want Record) {
 	t.Helper()
-	same := got.Op == want.Op && got.Expires == want.Expires && got.TTL == want.TTL && got.Write == want.Write &&
+	same := got.Op == want.Op && got.Expires == want.Expires && got.Hides == want.Hides && got.TTL == want.TTL && got.Write == want.Write &&
 		got.never == want.never && bytes.Equal(got.Value, want.Value) && bytes.Equal(got.Metadata, want.Metadata) &&
 		(got.Metadata == nil) == (want.Metadata == nil)
 	if !same {
@@ -300,6 +303,32 @@ func TestRecordUntil(t *testing.T) {
 	}
 }
 
+func TestRecordHidesUntil(t *testing.T) {
+	stored := time.UnixMilli(1_000_000)
+	tests := []struct {
+		name   string
+		in     Record
+		maxAge time.Duration
+		want   int64
+	}{
+		{"without a TTL for ever", Record{Op: OpDelete, Hides: 5_000_000}, 0, 0},
+		{"tombstone", Record{Op: OpDelete, Hides: 5_000_000, TTL: time.Hour}, 0, 4_600_000},
+		{"tombstone with a margin", Record{Op: OpDelete, Hides: 4_000_000, TTL: time.Hour}, 0, 4_000_000},
+		{"hides for longer than visible", Record{Expires: 2_000_000, Hides: 3_000_000, TTL: time.Hour}, 0, 3_000_000},
+		{"hides for as long as visible", Record{Expires: 2_000_000, TTL: time.Hour}, 0, 2_000_000},
+		{"only a TTL", Record{TTL: time.Hour}, 0, 4_600_000},
+		{"max age", Record{Expires: 2_000_000, Hides: 3_000_000}, time.Minute, 1_060_000},
+		{"never", Record{Hides: 3_000_000, never: true}, time.Minute, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.in.HidesUntil(stored, tt.maxAge); got != tt.want {
+				t.Errorf("HidesUntil = %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestNeverOfAHeader(t *testing.T) {
 	r, err := DecodeRecord(headers{"Nats-TTL": {"never"}}, nil)
 	if err != nil {
@@ -339,7 +368,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	f.Add("", "\"\xff\"", "", "18446744073709551621", "", "", "large", []byte("v"))
 	f.Fuzz(func(t *testing.T, op, metadata, expires, ttl, write, marker, object string, payload []byte) {
 		header := headers{
-			"KV-Operation": {op}, "KV-Metadata": {metadata}, "KV-Expires": {expires}, "Nats-TTL": {ttl, op},
+			"KV-Operation": {op}, "KV-Metadata": {metadata}, "KV-Expires": {expires}, "KV-Hides": {expires}, "Nats-TTL": {ttl, op},
 			"KV-Write": {object, write}, "Nats-Marker-Reason": {marker},
 		}
 		if object != "" {

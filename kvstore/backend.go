@@ -97,9 +97,9 @@ func dial(ctx context.Context, url, namespace string) (*nats.Conn, context.Cance
 		if err == nil {
 			return conn, end, nil
 		}
-		if ended := retry.Wait(ctx); ended != nil {
+		if errors.Is(err, nats.ErrAuthorization) || retry.Wait(ctx) != nil {
 			end()
-			return nil, nil, fmt.Errorf("kvstore: connect: %w: %w: %w", ErrUnavailable, err, ended)
+			return nil, nil, fmt.Errorf("kvstore: connect: %w: %w", ErrUnavailable, errors.Join(err, ctx.Err()))
 		}
 	}
 }

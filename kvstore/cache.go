@@ -92,8 +92,8 @@ func (c *cache) put(r *record, value []byte) {
 	res := resident{r, unsafe.SliceData(value)}
 	r.data.Store(res.data)
 	c.held.Add(int64(len(value)))
-	if r.cached {
-		c.lfu.Del(r.id) // an update in place would not make room; a new item does
+	if r.cached { // and given up since
+		c.lfu.Del(r.id)
 	}
 	r.cached = true
 	if !c.lfu.Set(r.id, res, int64(len(value))) {
@@ -113,11 +113,13 @@ func (c *cache) settle() {
 }
 
 // release takes the value from a record that is no longer current, and the key
-// out of ristretto. It is called under index.mu, before put of a successor.
+// out of ristretto: an update in place would not make room for what it adds, as
+// a new item does. It is called under index.mu, before put of a successor.
 func (c *cache) release(r *record) {
 	c.take(resident{r, r.data.Load()})
 	if r.cached {
 		c.lfu.Del(r.id)
+		r.cached = false
 	}
 }
 

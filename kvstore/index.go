@@ -136,8 +136,9 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) bool {
 			return false
 		case old.epoch == epoch && old.revision > m.Revision:
 			return false
-		case old.revision == m.Revision && old.stored.Load() == stored:
+		case old.revision == m.Revision && (old.stored.Load() == stored || old.same(m)):
 			old.epoch = epoch // read again
+			old.stored.Store(stored)
 			x.current++
 			return false
 		}
@@ -156,7 +157,7 @@ func (x *index) set(old, r *record, value []byte) {
 	} else {
 		wasVisible = !old.deleted && !old.expired
 		x.cache.release(old)
-		r.id, r.cached = old.id, old.cached
+		r.id = old.id
 		x.unschedule(old)
 		x.count(old, -1)
 	}
@@ -251,7 +252,10 @@ func (x *index) Tally(now time.Time) replication.Tally {
 	defer x.mu.Unlock()
 	t := replication.Tally{Most: x.records.Size() + len(x.foreign)}
 	t.Least = t.Most - len(x.unconfirmed) - x.leaving(now.UnixMilli())
-	for _, revision := range x.unconfirmed {
+	for key, revision := range x.unconfirmed {
+		if r, _ := x.records.Load(key); r == nil || r.leaving(now.UnixMilli()) {
+			continue // it may have gone before the feed could tell of it
+		}
 		if t.Unconfirmed == 0 || revision < t.Unconfirmed {
 			t.Unconfirmed = revision
 		}
@@ -263,10 +267,10 @@ func (x *index) Tally(now time.Time) replication.Tally {
 func (x *index) leaving(now int64) int {
 	n := 0
 	x.deadlines.Scan(func(r *record) bool {
-		if r.hides != 0 && r.hides <= now+1000 {
+		if r.leaving(now) {
 			n++
 		}
-		return r.due <= now+1000+retention
+		return r.due <= now+retention+1000
 	})
 	return n
 }
@@ -332,7 +336,6 @@ func (x *index) expire(r *record) {
 	r.expired = true
 	x.count(r, +1)
 	x.cache.release(r)
-	r.cached = false
 	x.order(r, true, false)
 	x.schedule(r)
 	x.notify(EventExpire, r)

@@ -108,8 +108,8 @@ func (x *index) ascend(prefix, after string) iter.Seq[*record] {
 	}
 }
 
-// A cursor is the version, the prefix and the last key, each but the last ended
-// by a zero byte... which keys may contain; so the prefix is told by its length.
+// A cursor is "1", the length of the prefix and the last key: the key begins
+// with the prefix, so that the length tells all of it.
 func newCursor(prefix, last string) string {
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "1 %d %s", len(prefix), last))
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -70,6 +72,8 @@ func (o *Options) check() error {
 	switch {
 	case places > 1:
 		return refuse("at most one of Dir, URL and Conn can be set")
+	case !validURL(o.URL):
+		return refuse("URL cannot be read")
 	case o.Memory && o.Dir != "":
 		return refuse("Memory and Dir contradict each other")
 	case o.Replicas < 0 || o.Replicas > 5:
@@ -84,6 +88,21 @@ func (o *Options) check() error {
 		return refuse("CheckInterval is %v, the most is 1h", o.CheckInterval)
 	}
 	return nil
+}
+
+// validURL reads URLs as nats.Connect does. What it cannot read is not shown in
+// the error: it may hold a password.
+func validURL(list string) bool {
+	for _, u := range strings.Split(list, ",") {
+		u = strings.TrimSpace(u)
+		if !strings.Contains(u, "://") {
+			u = "nats://" + u
+		}
+		if _, err := url.Parse(u); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (o *Options) withDefaults() Options {

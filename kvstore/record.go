@@ -6,6 +6,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/nearkv/nearkv/codec"
 	"github.com/nearkv/nearkv/replication"
 )
 
@@ -40,7 +41,7 @@ func newRecord(epoch uint64, m *replication.Message) *record {
 	r := &record{
 		key: m.Key, metadata: string(m.Record.Metadata), revision: m.Revision,
 		expires: m.VisibleUntil, hides: m.HidesUntil,
-		size: len(m.Record.Value), deleted: m.Record.Op != 0, epoch: epoch,
+		size: len(m.Record.Value), deleted: m.Record.Op == codec.OpDelete, epoch: epoch,
 	}
 	r.stored.Store(m.Stored.UnixNano())
 	return r
@@ -54,6 +55,18 @@ func (r *record) visible() bool {
 
 func (r *record) visibleAt(now int64) bool {
 	return !r.deleted && (r.expires == 0 || now < r.expires)
+}
+
+// leaving tells whether the log may have removed the record at now, by the
+// server's clock, which rounds to seconds.
+func (r *record) leaving(now int64) bool { return r.hides != 0 && r.hides <= now+1000 }
+
+// same tells whether m is what the record was made of, as far as it is in
+// memory.
+func (r *record) same(m *replication.Message) bool {
+	text, ok := r.text()
+	return ok && text == string(m.Record.Value) && r.metadata == string(m.Record.Metadata) &&
+		r.deleted == (m.Record.Op == codec.OpDelete) && r.expires == m.VisibleUntil
 }
 
 // text returns the value if it is in memory.

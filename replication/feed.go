@@ -124,12 +124,12 @@ func (f *Feed) attach(ctx context.Context) (*tap, error) {
 	}
 	f.silent, f.viewed = 0, true
 	f.note(view.Last)
-	f.setAttached()
 	if f.cursor.following(t.pending) {
 		f.replica.Sweep(f.cursor.epoch)
 	}
 	f.publish()
 	f.settle()
+	f.setAttached()
 	f.ask(t)
 	return t, nil
 }
@@ -369,19 +369,35 @@ func (f *Feed) settle() {
 }
 
 func (f *Feed) setState(s State, reason string) {
+	was, changed := f.enterState(s, reason)
+	if !changed {
+		return
+	}
+	level := slog.LevelInfo
+	if s == Stale || s == Degraded {
+		level = slog.LevelWarn
+	}
+	f.log.cfg.Logger.Log(context.Background(), level, "nearkv: replica is "+s.String(),
+		"stream", f.log.stream, "was", was.String(), "reason", reason)
+}
+
+func (f *Feed) enterState(s State, reason string) (was State, changed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.status.Applied = f.cursor.at
 	f.status.Resyncs = f.cursor.epoch
-	if f.status.State == s && f.status.Reason == reason {
-		return
+	was = f.status.State
+	if was == s && f.status.Reason == reason {
+		return was, false
 	}
-	if f.status.State != s {
+	changed = was != s
+	if changed {
 		f.status.Since = time.Now()
 	}
 	f.status.State, f.status.Reason = s, reason
 	close(f.changed)
 	f.changed = make(chan struct{})
+	return was, changed
 }
 
 func (f *Feed) setAttached() {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -143,7 +144,7 @@ func (l *Log) MaxValue() int64 {
 func (l *Log) CanExpire() bool { return l.limits.Load().ttl }
 
 func (l *Log) openStream(ctx context.Context) error {
-	retry := NewBackoff()
+	retry, once := NewBackoff(), sync.Once{}
 	for {
 		_, err := l.view(ctx)
 		if errors.Is(err, ErrNoStream) {
@@ -152,9 +153,12 @@ func (l *Log) openStream(ctx context.Context) error {
 		if err == nil || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoSpace) {
 			return err
 		}
-		if retry.Wait(ctx) != nil {
-			return fmt.Errorf("replication: open %s: %w", l.stream, errors.Join(context.Cause(ctx), err))
+		if ended := retry.Wait(ctx); ended != nil {
+			return fmt.Errorf("replication: open %s: %w: %w: %w", l.stream, ErrUnavailable, err, ended)
 		}
+		once.Do(func() {
+			l.cfg.Logger.Warn("nearkv: waiting for JetStream", "stream", l.stream, "error", err)
+		})
 	}
 }
 

@@ -114,12 +114,13 @@ func startChild(t *testing.T, role, dir string) *child {
 	return c
 }
 
-// signal sends sig and returns how the child ended.
+// signal sends sig and returns how the child ended. A child that lives on is killed, which is not how it should end.
 func (c *child) signal(sig syscall.Signal) syscall.WaitStatus {
 	c.t.Helper()
 	if err := c.cmd.Process.Signal(sig); err != nil {
 		c.t.Fatal(err)
 	}
+	defer time.AfterFunc(quick, func() { _ = c.cmd.Process.Kill() }).Stop()
 	for c.lines.Scan() { // what it still says, so that Wait sees the end of the pipe
 	}
 	_ = c.cmd.Wait() // the status says more

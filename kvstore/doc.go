@@ -1,0 +1,86 @@
+// Package kvstore is an embeddable, replicated key-value store.
+//
+// A process opens a Store, which is a replica of a namespace: it holds all keys
+// and as many values as memory is given for. Reads are answered from memory.
+// Writes go to the log of the namespace, a NATS JetStream stream, and come back
+// to every replica in one order. The log can be in this process (no options, or
+// Dir) or in a NATS server or cluster (URL or Conn). It is laid out as a NATS
+// key-value bucket: other NATS clients can read, write and watch it.
+//
+// The shape is that of Workers KV: Get, Put, Delete, List with prefixes and
+// cursors, metadata and expiry. Beyond it there are Watch, conditional writes,
+// and reads that know how old they may be.
+//
+// # Consistency
+//
+// Writes of a namespace have one order, the log's. A replica applies it as it
+// comes, so reads are eventually consistent, usually within a millisecond. A
+// Get never goes back behind what an earlier Get of the same Store has seen,
+// and sees every write of the same Store that has returned. A read of
+// another replica's write: AtLeast with its Revision. Of all writes: Sync, or
+// MaxStaleness. Conditional writes (IfAbsent, IfRevision) are decided by the
+// log alone, as if they happened one after the other.
+//
+// Tests: TestModel, TestFaults.
+//
+// # Durability
+//
+// An acknowledged write is in the log. With Dir it has been written to the
+// file system: it survives the death of the process (TestKill9), and, since it
+// is synced only every two minutes, not always a power failure. Without any
+// option the log is gone with the Store. With URL and Conn it is as durable as
+// the server.
+//
+// # Expiry
+//
+// Entries expire by the clock of the replica that is asked, to the
+// millisecond: a Get at that time or later does not find them, a List does not
+// show them. Neither waits for anything. Processes and the server should have
+// clocks that differ by less than five seconds.
+//
+// A deleted or expired key does not come back, also when the server is killed
+// at a bad moment: the log keeps a record for as long as anything that it hides
+// could reappear (TestKill9, TestNoResurrection, TestExpiryShadow). A key that
+// had a value without expiry thus leaves a tombstone for ever; one whose values
+// all expire leaves nothing.
+//
+// # Watching
+//
+// See Watch: nothing is lost, the changes of one key come in order, a slow
+// loop gets the last of what it missed, and it holds nobody up.
+//
+// # When the log cannot be reached
+//
+// Reads of what is in memory go on, also of what is not there. Status says
+// Stale, and since when; MaxStaleness makes a read refuse. Writes wait for
+// the log until their context ends. What was sent and not acknowledged is
+// looked up and resolved; what cannot be is ErrIndeterminate.
+//
+// # When the log is not what it was
+//
+// A stream that was deleted and made anew, rolled back, restored or purged is
+// noticed within ten seconds; the replica reads it anew, serves what it has
+// meanwhile, and tells watchers the differences (TestRecreation, TestRollback,
+// TestPurge).
+//
+// # Memory
+//
+// The index holds every key, with its metadata, also those that the log keeps
+// as tombstones. Values have CacheBytes; those that do not fit are loaded from
+// the log when they are read. Whether a value is in memory never changes what
+// a read returns (TestCacheIsInvisible).
+//
+// # Concurrency and ownership
+//
+// Everything may be used concurrently. Byte slices that are passed in are not
+// kept, those that are returned are the caller's. No user code is called under
+// a lock. Close waits until nothing of the Store runs any more.
+//
+// # Reading the source
+//
+// record.go and index.go are the replica: what is known of a key, and all keys.
+// cache.go decides which values stay. get.go and load.go are the way of a read,
+// put.go, change.go (what to write, decided without effects) and write.go (how to
+// get it written) the way of a write. expire.go, list.go and watch.go use the
+// index. store.go and backend.go open and close.
+package kvstore

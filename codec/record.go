@@ -259,6 +259,9 @@ func (r Record) HidesUntil(stored time.Time, maxAge time.Duration) int64 {
 	if kept == 0 {
 		return 0
 	}
+	if r.Op == OpPut && r.Expires == 0 {
+		return kept // as long as it is to be seen
+	}
 	return earliest(max(r.Expires, r.Hides), kept)
 }
 

@@ -63,6 +63,9 @@ func TestOutage(t *testing.T) {
 			if e, err := store.Get(ctx, "flag"); err != nil || e.Text() != "off" {
 				t.Fatalf("Get returns %q, %v", e.Text(), err)
 			}
+			if err := store.Sync(ctx); err != nil {
+				t.Fatal(err)
+			}
 			if state := store.Status().State; state != kvstore.Live {
 				t.Fatalf("state is %v", state)
 			}

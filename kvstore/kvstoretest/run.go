@@ -1,6 +1,7 @@
 package kvstoretest
 
 import (
+	"runtime"
 	"testing"
 	"testing/synctest"
 
@@ -17,13 +18,23 @@ import (
 // default of 2 s.
 //
 // The Store must use the server in the process (no URL): the clock stands still
-// while anybody waits for a socket. In f, do not use functions of nats.go that
-// take a timeout instead of a context: they share timers across bubbles.
+// while anybody waits for a socket. Run must not run beside another test that
+// uses nats.go (no t.Parallel): nats.go shares timers through a sync.Pool, and a
+// timer of one bubble must not be used in another or outside.
 func Run(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	// The server's clock for cache access times runs outside of the bubble, or
 	// it would never end.
 	ats.Register()
 	defer ats.Unregister()
+	forgetTimers()
+	defer forgetTimers()
 	synctest.Test(t, f)
+}
+
+// forgetTimers empties every sync.Pool, among them that of nats.go for timers.
+// What a pool holds survives one collection, and not two.
+func forgetTimers() {
+	runtime.GC()
+	runtime.GC()
 }

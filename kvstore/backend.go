@@ -72,12 +72,12 @@ func connOptions(namespace string) []nats.Option {
 // return all at once.
 func reconnectDelay(attempts int) time.Duration {
 	d := min(20*time.Millisecond<<min(attempts, 7), 2*time.Second)
-	return d/2 + rand.N(d/2) //nolint:gosec // jitter needs no secrecy
+	return d/2 + rand.N(d/2) // jitter needs no secrecy
 }
 
 // dialer dials until its context ends, which is that of Open first and then
 // that of the backend.
-type dialer struct{ ctx context.Context } //nolint:containedctx // nats.go dials without one
+type dialer struct{ ctx context.Context } // nats.go dials without one
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
 	return (&net.Dialer{Timeout: dialTimeout}).DialContext(d.ctx, network, address)

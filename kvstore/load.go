@@ -73,7 +73,7 @@ func (s *Store) fetchOnce(ctx context.Context, r *record) (string, error) {
 		if got.Err != nil {
 			return "", got.Err
 		}
-		return got.Val.(string), nil //nolint:errcheck,forcetypeassert // fetchNow returns a string
+		return got.Val.(string), nil // fetchNow returns a string
 	case <-ctx.Done():
 		return "", fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
 	case <-s.done:

@@ -12,6 +12,7 @@ import (
 // EventKind says what happened to a key.
 type EventKind uint8
 
+// The kinds of events.
 const (
 	EventPut    EventKind = iota // written, or there when the watch began
 	EventDelete                  // deleted

@@ -20,7 +20,7 @@ func NewBackoff() *Backoff { return &Backoff{backoffFirst} }
 
 // Wait sleeps, unless ctx ends first; then it returns the cause.
 func (b *Backoff) Wait(ctx context.Context) error {
-	d := b.next/2 + rand.N(b.next) //nolint:gosec // jitter needs no secrecy
+	d := b.next/2 + rand.N(b.next) // jitter needs no secrecy
 	b.next = min(2*b.next, backoffMost)
 	t := time.NewTimer(d)
 	defer t.Stop()

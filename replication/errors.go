@@ -34,7 +34,7 @@ var (
 	ErrNoStream = fmt.Errorf("%w: the stream does not exist", ErrUnavailable)
 )
 
-// ErrUncertain: the record was sent and no answer came. It may be in the log
+// ErrUncertain says that the record was sent and no answer came. It may be in the log
 // now, later or never.
 var ErrUncertain = errors.New("no answer from the log; the write may have happened")
 

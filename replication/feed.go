@@ -85,19 +85,20 @@ func (f *Feed) run(ctx context.Context) {
 		}
 		t, err := f.attach(ctx)
 		if err == nil {
-			retry.Reset()
+			began := time.Now()
 			err = f.follow(ctx, t, down)
 			t.close()
+			if time.Since(began) > f.log.cfg.CheckInterval {
+				retry.Reset()
+			}
 		}
 		f.detached(err)
-		if ctx.Err() == nil && !errors.Is(err, errAgain) {
-			_ = retry.Wait(ctx)
-		}
+		_ = retry.Wait(ctx)
 	}
 	f.setState(Closed, "")
 }
 
-// errAgain asks for another attach at once.
+// errAgain asks for another attach.
 var errAgain = errors.New("follow again")
 
 // attach looks at the log, decides where to follow from and starts to.
@@ -353,7 +354,7 @@ func (f *Feed) publish() {
 // forget needs mu.
 func (f *Feed) forget(w chan struct{}) {
 	delete(f.waiters, w)
-	f.waiting.Store(int32(len(f.waiters))) //nolint:gosec // as many as there are goroutines
+	f.waiting.Store(int32(len(f.waiters))) // as many as there are goroutines
 }
 
 // settle sets the state of a feed that is attached.
@@ -484,7 +485,7 @@ func (f *Feed) wait(seq uint64) chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.waiters[w] = seq
-	f.waiting.Store(int32(len(f.waiters))) //nolint:gosec // as many as there are goroutines
+	f.waiting.Store(int32(len(f.waiters))) // as many as there are goroutines
 	return w
 }
 

@@ -105,7 +105,7 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 	return l, nil
 }
 
-// ErrNamespace: the name of a namespace is empty, too long, or has bytes other
+// ErrNamespace says that the name of a namespace is empty, too long, or has bytes other
 // than A-Z a-z 0-9 - _.
 var ErrNamespace = errors.New("invalid namespace")
 
@@ -271,7 +271,7 @@ func (l *Log) parseView(data []byte) (View, error) {
 	return View{
 		Incarnation: incarnation(&reply.StreamInfo),
 		Last:        reply.State.LastSeq,
-		Subjects:    int(reply.State.NumSubjects), //nolint:gosec // a count of things in memory
+		Subjects:    int(reply.State.NumSubjects), // a count of things in memory
 		Taken:       reply.TimeStamp,
 	}, nil
 }

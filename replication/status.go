@@ -6,16 +6,16 @@ import "time"
 type State uint8
 
 const (
-	// Syncing: follows the log and has not reached its end since it connected.
+	// Syncing means that the replica follows the log and has not reached its end since it connected.
 	// What it serves may be old.
 	Syncing State = iota
-	// Live: has applied all that the log had, and hears of news at once.
+	// Live means that the replica has applied all that the log had, and hears of news at once.
 	Live
-	// Stale: cannot reach the log.
+	// Stale means that the replica cannot reach the log.
 	Stale
-	// Degraded: reaches the server, but the log is missing or damaged.
+	// Degraded means that the replica reaches the server, but the log is missing or damaged.
 	Degraded
-	// Closed: follows no more.
+	// Closed means that the replica follows no more.
 	Closed
 )
 

@@ -155,9 +155,9 @@ func (t *tap) ask() error {
 }
 
 // answer tells whether m answers an ask, and whether the latest one.
-func (t *tap) answer(m *nats.Msg) (any, latest bool) {
-	number, any := strings.CutPrefix(m.Subject, t.inbox+infoToken)
-	return any, any && number == strconv.Itoa(t.asks)
+func (t *tap) answer(m *nats.Msg) (answer, latest bool) {
+	number, answer := strings.CutPrefix(m.Subject, t.inbox+infoToken)
+	return answer, answer && number == strconv.Itoa(t.asks)
 }
 
 // close removes the consumer without waiting for the answer; what is lost the

@@ -34,11 +34,11 @@ func TestConnAfterCloseAll(t *testing.T) {
 	s.closeAll()
 	s.closeAll()
 	near, far := net.Pipe()
-	if _, err := s.add(near); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("error is %v", err)
-	}
 	if err := far.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := s.add(near); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("error is %v", err)
 	}
 	if _, err := far.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("write to the other end: %v, want it to be closed", err)

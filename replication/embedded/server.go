@@ -126,9 +126,6 @@ func (s *Server) Dir() string { return s.home.dir }
 // InProcessConn opens a client connection to the server: a synchronous pipe, no socket. nats.InProcessServer(s) uses
 // it. The caller closes it; Shutdown closes what is still open. After Shutdown the error wraps net.ErrClosed.
 func (s *Server) InProcessConn() (net.Conn, error) {
-	if s.stopping.Load() {
-		return nil, errShutDown
-	}
 	nc, err := s.nats.InProcessConn()
 	if err != nil { // the server gives no other reason
 		return nil, errShutDown

@@ -102,17 +102,19 @@ func (x *index) Apply(epoch uint64, m replication.Message) {
 }
 
 // applyAhead applies a record that the log's leader has told of before the feed
-// has. value is what the index may keep of m.Record.Value.
-func (x *index) applyAhead(epoch uint64, m *replication.Message, value []byte) {
+// has. value is what the index may keep of m.Record.Value. The result is false
+// if the record may be of a log that is no more: a later epoch has begun.
+func (x *index) applyAhead(epoch uint64, m *replication.Message, value []byte) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if epoch < x.epoch || x.closed {
-		return // of a log that is no more
+		return false
 	}
 	x.enter(epoch)
 	if x.merge(epoch, m, value) {
 		x.unconfirmed[m.Key] = m.Revision
 	}
+	return true
 }
 
 // enter begins a new epoch, if it is one: the log is read from its start.

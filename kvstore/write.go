@@ -161,8 +161,7 @@ func (w *write) append(ctx context.Context, epoch uint64, rec codec.Record, expe
 	revision, err := s.log.Append(ctx, w.change.key, rec, expect)
 	switch {
 	case err == nil:
-		m := s.log.Written(w.change.key, revision, time.Now(), rec)
-		s.index.applyAhead(epoch, &m, bytes.Clone(rec.Value))
+		w.applied(ctx, epoch, revision, rec)
 		return revision, nil
 	case errors.Is(err, replication.ErrUncertain):
 		w.appended, w.expected = true, expect
@@ -175,6 +174,24 @@ func (w *write) append(ctx context.Context, epoch uint64, rec codec.Record, expe
 		return 0, retryUnless(err)
 	}
 	return 0, err
+}
+
+// applied brings an acknowledged record into the index, for reads after this
+// write. If the log is being read anew, the index takes what that log has.
+func (w *write) applied(ctx context.Context, epoch, revision uint64, rec codec.Record) {
+	s, key := w.store, w.change.key
+	m := s.log.Written(key, revision, time.Now(), rec)
+	for !s.index.applyAhead(epoch, &m, bytes.Clone(rec.Value)) {
+		var err error
+		if epoch, err = s.feed.Attached(ctx); err != nil {
+			return // the write has happened; only the replica is late
+		}
+		last, err := s.refresh(ctx, epoch, key)
+		if err != nil || last == nil {
+			return
+		}
+		m, rec.Value = *last, last.Record.Value
+	}
 }
 
 // resolve finds out what became of an append without an answer. done: it

@@ -44,6 +44,10 @@
 // had a value without expiry thus leaves a tombstone for ever; one whose values
 // all expire leaves nothing.
 //
+// Other NATS clients know nothing of expiry but what the server removes: to
+// them an entry is there a few seconds longer, and one that replaced a value
+// without expiry stays.
+//
 // # Watching
 //
 // See Watch: nothing is lost, the changes of one key come in order, a slow

@@ -133,7 +133,7 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) bool {
 	if old != nil {
 		stored := m.Stored.UnixNano()
 		switch {
-		case old.epoch == epoch && old.revision == m.Revision:
+		case old.epoch == epoch && old.revision == m.Revision && old.like(m):
 			old.stored.Store(stored) // one of our own, now with the log's own time
 			return false
 		case old.epoch == epoch && old.revision > m.Revision:
@@ -284,7 +284,7 @@ func (x *index) schedule(r *record) {
 	case r.expires != 0 && !r.deleted && !r.expired:
 		r.due = r.expires
 	case r.hides != 0:
-		r.due = r.hides + retention
+		r.due = max(r.hides, time.Now().UnixMilli()) + retention
 	default:
 		r.due = 0
 		return

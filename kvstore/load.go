@@ -95,20 +95,27 @@ func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
 	if err != nil && !errors.Is(err, replication.ErrNoRecord) {
 		return "", err
 	}
-	return "", s.superseded(ctx, epoch, r)
+	return s.superseded(ctx, epoch, r)
 }
 
-// superseded is called when the log has no more the record that the index has.
-func (s *Store) superseded(ctx context.Context, epoch uint64, r *record) error {
-	if _, err := s.refresh(ctx, epoch, r.key); err != nil {
-		return err
+// superseded is called when the log does not seem to have what the index has.
+// The leader knows; it also has headers as they were stored, where a direct get
+// mixes those of others with its own.
+func (s *Store) superseded(ctx context.Context, epoch uint64, r *record) (string, error) {
+	m, err := s.refresh(ctx, epoch, r.key)
+	if err != nil {
+		return "", err
+	}
+	if m != nil && m.Revision == r.revision && len(m.Record.Value) == r.size {
+		s.index.fill(r, m.Record.Value)
+		return unsafe.String(unsafe.SliceData(m.Record.Value), r.size), nil
 	}
 	if now, _ := s.index.records.Load(r.key); now == r && r.visible() {
 		// The leader knows nothing newer: the log is not what was followed.
 		s.feed.Doubt("the log has lost a record")
-		return fmt.Errorf("%w: reading the log again", ErrUnavailable)
+		return "", fmt.Errorf("%w: reading the log again", ErrUnavailable)
 	}
-	return errSuperseded
+	return "", errSuperseded
 }
 
 // refresh brings the last record of a key from the log's leader into the index,

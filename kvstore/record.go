@@ -69,6 +69,14 @@ func (r *record) same(m *replication.Message) bool {
 		r.deleted == (m.Record.Op == codec.OpDelete) && r.expires == m.VisibleUntil
 }
 
+// like tells whether m can be what the record was made of. Another record can
+// have its revision, if the log was rolled back meanwhile.
+func (r *record) like(m *replication.Message) bool {
+	text, ok := r.text()
+	return (!ok || text == string(m.Record.Value)) && r.size == len(m.Record.Value) &&
+		r.metadata == string(m.Record.Metadata) && r.deleted == (m.Record.Op == codec.OpDelete)
+}
+
 // text returns the value if it is in memory.
 func (r *record) text() (string, bool) {
 	if r.size == 0 {

@@ -19,14 +19,35 @@ type cursor struct {
 	consumer uint64 // last sequence of the consumer, which has no holes
 	recent   recent
 
+	// skipped counts the sequences that were passed over: of records that were
+	// replaced or removed before they were delivered.
+	skipped uint64
+
 	// The two-sided check of an inspection.
-	asked   uint64 // at.Sequence when the view was asked for
-	lagging uint64 // at.Sequence at the last inspection that found more to come; 0: none did
-	compare *View  // to be compared with the replica when at reaches its end
+	asked   inquiry
+	lagging uint64      // 1 + at.Sequence at the last inspection that found more to come; 0: none did
+	compare *comparison // to be made when at reaches its end
+
+	// overdue is a revision that was acknowledged and lies beyond the end of a
+	// view, and the last inquiry before that was seen: a later view has it, or
+	// the log has lost it.
+	overdue        uint64
+	overdueInquiry uint64
 
 	// Differences in the number of subjects: the one that caused the last
 	// resync, and the one that a resync did not mend, which is damage.
 	suspected, accepted int
+}
+
+// inquiry is where the cursor was when a view was asked for.
+type inquiry struct {
+	number, sequence, skipped uint64
+}
+
+// comparison is a view that is to be compared with the replica.
+type comparison struct {
+	View
+	asked inquiry
 }
 
 // verdict is what the cursor makes of what it is told.
@@ -35,7 +56,7 @@ type verdict uint8
 const (
 	inStep verdict = iota // nothing to do
 	apply                 // apply the record
-	ignore                // it is known already
+	ignore                // it says nothing
 	gap                   // something was missed: follow again from where we are
 	verify                // look whether the log still has what was delivered last
 	resync                // the log is not the one that was followed: begin anew
@@ -65,6 +86,7 @@ func (c *cursor) begin(v View) {
 	c.resyncing, c.live = true, false
 	c.target = v.Last
 	c.recent = recent{}
+	c.overdue = 0
 }
 
 // following is told how many records the new consumer will deliver. When there
@@ -85,7 +107,7 @@ func (c *cursor) delivered(seq, consumerSeq uint64) verdict {
 		return gap
 	}
 	if seq <= c.at.Sequence {
-		return ignore
+		return resync // the log has there what it had not when we passed
 	}
 	return apply
 }
@@ -93,8 +115,12 @@ func (c *cursor) delivered(seq, consumerSeq uint64) verdict {
 // applied is told of a record after it was applied, with how many more the
 // consumer has to deliver. It reports whether that completes a resync.
 func (c *cursor) applied(l landmark, pending uint64) (swept bool) {
+	c.skipped += l.revision - c.at.Sequence - 1
 	c.at.Sequence = l.revision
 	c.recent.add(l)
+	if pending == 0 { // the end, even if the last records are gone
+		c.at.Sequence = max(c.at.Sequence, c.target)
+	}
 	if c.live || (pending > 0 && l.revision < c.target) {
 		return false
 	}
@@ -108,21 +134,21 @@ func (c *cursor) reached() (swept bool) {
 }
 
 // ask notes that a view is asked for.
-func (c *cursor) ask() { c.asked = c.at.Sequence }
+func (c *cursor) ask() { c.asked = inquiry{c.asked.number + 1, c.at.Sequence, c.skipped} }
 
 // inspect is told the view that was asked for.
 func (c *cursor) inspect(v View) (verdict, string) {
 	if v.Incarnation != c.at.Incarnation {
 		return resync, "the stream was created anew"
 	}
-	if v.Last < c.asked {
+	if v.Last < c.asked.sequence {
 		return resync, "the stream was rolled back"
 	}
 	if v.Last < c.at.Sequence {
 		return inStep, "" // the view is older than what was delivered since
 	}
 	if !c.resyncing {
-		c.compare = &v
+		c.compare = &comparison{v, c.asked}
 	}
 	if v.Last == c.at.Sequence {
 		c.lagging = 0
@@ -159,10 +185,13 @@ func (c *cursor) check(t Tally) (verdict, string) {
 	if v == nil || c.at.Sequence != v.Last {
 		return inStep, ""
 	}
-	if t.Unconfirmed != 0 && t.Unconfirmed <= c.at.Sequence {
+	// What was passed over since the view was asked for it may count: such a
+	// record was replaced by one that is still to come, or removed.
+	replaced := int(c.skipped - v.asked.skipped)
+	if c.lost(t.Unconfirmed, v, replaced) {
 		return resync, "an acknowledged write is not in the log"
 	}
-	difference := v.Subjects - min(max(v.Subjects, t.Least), t.Most)
+	difference := v.Subjects - min(max(v.Subjects, t.Least), t.Most+replaced)
 	switch difference {
 	case 0:
 		c.suspected, c.accepted = 0, 0
@@ -174,6 +203,19 @@ func (c *cursor) check(t Tally) (verdict, string) {
 		return resync, "records were removed from the stream"
 	}
 	return inStep, ""
+}
+
+// lost tells whether the log has lost a revision that was acknowledged.
+func (c *cursor) lost(unconfirmed uint64, v *comparison, replaced int) bool {
+	if unconfirmed <= v.Last {
+		c.overdue = 0
+		return unconfirmed != 0 && replaced == 0
+	}
+	if c.overdue == unconfirmed && v.asked.number > c.overdueInquiry {
+		return true
+	}
+	c.overdue, c.overdueInquiry = unconfirmed, c.asked.number
+	return false
 }
 
 // landmark is a delivered record, by which a log can be recognised.

@@ -111,15 +111,17 @@ func (f *Feed) attach(ctx context.Context) (*tap, error) {
 	if f.restart != "" {
 		what, why = resync, f.restart
 	}
+	from := f.cursor.at.Sequence + 1
 	if what == verify {
-		if what, why, err = f.recognise(ctx, view); err != nil {
+		if what, why, from, err = f.recognise(ctx, view); err != nil {
 			return nil, err
 		}
 	}
 	if what == resync {
 		f.begin(view, why)
+		from = 1
 	}
-	t, err := f.log.newTap(ctx, f.cursor.at.Sequence+1)
+	t, err := f.log.newTap(ctx, from)
 	if err != nil {
 		return nil, err
 	}
@@ -146,20 +148,23 @@ func (f *Feed) begin(view View, why string) {
 	f.head.Store(view.Last)
 }
 
-// recognise looks whether the log still has what was delivered last.
-func (f *Feed) recognise(ctx context.Context, view View) (verdict, string, error) {
+// recognise looks whether the log still has what was delivered last, and from
+// where to follow it: from behind the last landmark that it has. What was
+// delivered after that has been replaced, so nothing comes twice; if anything
+// comes of what was passed already, the log is another one.
+func (f *Feed) recognise(ctx context.Context, view View) (what verdict, why string, from uint64, err error) {
 	for l := range f.cursor.recent.newest {
 		s, err := f.sight(ctx, l, view)
 		if err != nil {
-			return 0, "", err
+			return 0, "", 0, err
 		}
 		if v := f.cursor.recognise(l, s); v == inStep {
-			return inStep, "", nil
+			return inStep, "", l.revision + 1, nil
 		} else if v == resync {
-			return resync, "the log has lost or changed records", nil
+			return resync, "the log has lost or changed records", 1, nil
 		}
 	}
-	return resync, "the log cannot be recognised", nil
+	return resync, "the log cannot be recognised", 1, nil
 }
 
 func (f *Feed) sight(ctx context.Context, l landmark, view View) (sighting, error) {
@@ -240,10 +245,12 @@ func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
 	switch f.cursor.delivered(d.seq, d.consumerSeq) {
 	case gap:
 		return errAgain
-	case apply:
-		if err := f.apply(m, d); err != nil {
-			return err
-		}
+	case resync:
+		f.restart = "the log has records that it had not"
+		return errAgain
+	}
+	if err := f.apply(m, d); err != nil {
+		return err
 	}
 	return t.taken()
 }

@@ -115,7 +115,8 @@ func (r *requester) do(ctx context.Context, subject string, header nats.Header, 
 		if !ok {
 			return nil, errInterrupted
 		}
-		if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+		// A record that somebody stored with such a header comes with a sequence.
+		if len(m.Data) == 0 && m.Header.Get("Status") == "503" && len(m.Header["Nats-Sequence"]) == 0 {
 			return nil, fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrNoResponders)
 		}
 		return m, nil

@@ -1,0 +1,232 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/nearkv/nearkv/kvstore/kvstoretest"
+	"github.com/nearkv/nearkv/replication/embedded"
+)
+
+func reconnectSoon(int) time.Duration { return 50 * time.Millisecond }
+
+// requests is a requester with a responder to "echo", and one to "silence" that
+// never answers, in a bubble.
+type requests struct {
+	*requester
+	wire *wire
+	nc   *nats.Conn
+}
+
+func withRequests(t *testing.T, test func(t *testing.T, r *requests)) {
+	kvstoretest.Run(t, func(t *testing.T) {
+		server := startServer(t, embedded.Options{})
+		w := &wire{to: server}
+		r := &requests{wire: w, nc: w.tough(t)}
+		responder := connect(t, server)
+		for subject, answer := range map[string]func(*nats.Msg){
+			"echo":    func(m *nats.Msg) { _ = m.Respond(m.Data) },
+			"silence": func(*nats.Msg) {},
+		} {
+			if _, err := responder.Subscribe(subject, answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		var err error
+		if r.requester, err = newRequester(r.nc); err != nil {
+			t.Fatal(err)
+		}
+		defer r.close()
+		test(t, r)
+		if n := len(r.waiting); n != 0 {
+			t.Errorf("%d calls are still known", n)
+		}
+	})
+}
+
+// start makes a request in the background.
+func (r *requests) start(ctx context.Context, subject string) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.do(ctx, subject, nil, nil)
+		done <- err
+	}()
+	synctest.Wait()
+	return done
+}
+
+func TestRequest(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		var wait sync.WaitGroup
+		for i := range 100 {
+			wait.Go(func() {
+				want := fmt.Sprint(i)
+				m, err := r.do(t.Context(), "echo", nil, []byte(want))
+				if err != nil || string(m.Data) != want {
+					t.Errorf("%s gets %v, %v", want, m, err)
+				}
+			})
+		}
+		wait.Wait()
+	})
+}
+
+func TestRequestNoResponders(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		_, err := r.do(t.Context(), "nobody", nil, nil)
+		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("the error is %v", err)
+		}
+	})
+}
+
+// An answer that does not come is waited for, but not for ever.
+func TestRequestTimeout(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		began := time.Now()
+		_, err := r.do(t.Context(), "silence", nil, nil)
+		if !errors.Is(err, nats.ErrTimeout) || errors.Is(err, ErrUnavailable) {
+			t.Errorf("the error is %v", err)
+		}
+		if took := time.Since(began); took != answerTimeout {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestRequestContext(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		cause := errors.New("because")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		done := r.start(ctx, "silence")
+		cancel(cause)
+		if err := <-done; !errors.Is(err, cause) || errors.Is(err, ErrUnavailable) {
+			t.Errorf("the error is %v", err)
+		}
+		// Nothing is sent when the context has ended before.
+		if _, err := r.do(ctx, "echo", nil, nil); !errors.Is(err, ErrUnavailable) || !errors.Is(err, cause) {
+			t.Errorf("the error is %v", err)
+		}
+	})
+}
+
+// A loss of the connection ends the calls that wait, and no others.
+func TestRequestInterrupt(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		link := newLink(r.nc, r.interrupt)
+		defer link.close()
+		began := time.Now()
+		done := r.start(t.Context(), "silence")
+		r.wire.cut()
+		if err := <-done; !errors.Is(err, errInterrupted) || errors.Is(err, ErrUnavailable) {
+			t.Errorf("the error is %v", err)
+		}
+		if took := time.Since(began); took >= answerTimeout {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(time.Second)
+		if _, err := r.do(t.Context(), "echo", nil, nil); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
+// An answer that was lost on the way is no answer.
+func TestRequestLostAnswer(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		link := newLink(r.nc, r.interrupt)
+		defer link.close()
+		r.wire.deafen()
+		done := r.start(t.Context(), "echo")
+		r.wire.cut()
+		if err := <-done; !errors.Is(err, errInterrupted) {
+			t.Errorf("the error is %v", err)
+		}
+	})
+}
+
+func TestRequestClose(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		done := r.start(t.Context(), "silence")
+		r.close()
+		if err := <-done; !errors.Is(err, errInterrupted) {
+			t.Errorf("the error is %v", err)
+		}
+		r.interrupt() // does not open it again
+		if _, err := r.do(t.Context(), "echo", nil, nil); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrClosed) {
+			t.Errorf("after close: %v", err)
+		}
+		r.close()
+	})
+}
+
+// Answers that nobody waits for, and what is no answer, harm nothing.
+func TestRequestStrayAnswers(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		for _, token := range []string{"1", "zzz", "-1", "x.y", "99999999999999999999", "Ü"} {
+			if err := r.nc.Publish(r.inbox+token, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if _, err := r.do(t.Context(), "echo", nil, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLink(t *testing.T) {
+	kvstoretest.Run(t, func(t *testing.T) {
+		w := &wire{to: startServer(t, embedded.Options{})}
+		nc := w.tough(t)
+		lost := 0
+		l := newLink(nc, func() { lost++ })
+		down, err := l.wait(t.Context())
+		if err != nil || closed(down) {
+			t.Fatalf("the link is down: %v", err)
+		}
+		for range 20 {
+			before := lost
+			w.cut()
+			<-down
+			if down, err = l.wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if lost == before {
+				t.Error("nobody was told of the loss")
+			}
+		}
+		nc.Close()
+		<-down
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if _, err := l.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a closed connection: %v", err)
+		}
+		l.close()
+		l.close()
+	})
+}
+
+// A link to a connection that is down, or closed, begins so.
+func TestLinkBeginsDown(t *testing.T) {
+	kvstoretest.Run(t, func(t *testing.T) {
+		nc := connect(t, startServer(t, embedded.Options{}))
+		nc.Close()
+		l := newLink(nc, func() {})
+		defer l.close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := l.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("wait returns %v", err)
+		}
+	})
+}

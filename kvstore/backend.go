@@ -100,7 +100,7 @@ func dial(ctx context.Context, url, namespace string) (*nats.Conn, context.Cance
 		if err == nil {
 			return conn, end, nil
 		}
-		if errors.Is(err, nats.ErrAuthorization) || retry.Wait(ctx) != nil {
+		if errors.Is(err, nats.ErrAuthorization) || retry.Wait(ctx, nil) != nil {
 			end()
 			return nil, nil, fmt.Errorf("kvstore: connect: %w: %w", ErrUnavailable, errors.Join(err, ctx.Err()))
 		}

@@ -36,8 +36,9 @@ var (
 	// ErrTooLarge: the value has more than 25 MiB, or more than the server of
 	// this namespace takes in one message.
 	ErrTooLarge = replication.ErrTooLarge
-	// ErrUnsupported: the bucket was made by another NATS client, with a
-	// configuration that cannot do this.
+	// ErrUnsupported: the bucket was made by another NATS client with a
+	// configuration that cannot do this, or the server cannot have the bucket
+	// that the options ask for.
 	ErrUnsupported = replication.ErrUnsupported
 )
 

@@ -106,12 +106,12 @@ func (s *Store) awaitRead(ctx context.Context, opts []ReadOption, keys ...string
 	}
 	if o.atLeast != 0 && !s.holds(keys, o.atLeast) {
 		if err := s.feed.Reached(ctx, uint64(o.atLeast)); err != nil {
-			return staleError(err)
+			return s.staleError(err)
 		}
 	}
 	if o.bounded && time.Since(s.feed.Status().Fresh) > o.staleness {
-		if err := s.feed.Sync(ctx); err != nil {
-			return staleError(err)
+		if err := s.Sync(ctx); err != nil {
+			return s.staleError(err)
 		}
 	}
 	return nil
@@ -127,8 +127,8 @@ func (s *Store) holds(keys []string, revision Revision) bool {
 	return true
 }
 
-func staleError(err error) error {
-	if errors.Is(err, replication.ErrClosed) {
+func (s *Store) staleError(err error) error {
+	if s.closed.Load() {
 		return ErrClosed
 	}
 	return fmt.Errorf("%w: %w", ErrStale, err)
@@ -148,13 +148,13 @@ func (s *Store) Sync(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, replication.ErrClosed):
+		case s.closed.Load():
 			return ErrClosed
 		case ctx.Err() != nil && errors.Is(err, ErrUnavailable):
 			return fmt.Errorf("kvstore: sync: %w", err)
 		case ctx.Err() != nil:
 			return fmt.Errorf("kvstore: sync: %w: %w", ErrUnavailable, err)
 		}
-		_ = retry.Wait(ctx)
+		_ = retry.Wait(ctx, s.done)
 	}
 }

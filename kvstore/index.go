@@ -97,7 +97,9 @@ func (x *index) Apply(epoch uint64, m replication.Message) {
 	if revision, ok := x.unconfirmed[m.Key]; ok && m.Revision >= revision {
 		delete(x.unconfirmed, m.Key)
 	}
-	x.merge(epoch, &m, m.Record.Value)
+	if r := x.merge(epoch, &m, m.Record.Value); r.revision == m.Revision {
+		r.stored.Store(m.Stored.UnixNano()) // of one of our own, the log's own time
+	}
 	x.mu.Unlock()
 }
 
@@ -111,7 +113,8 @@ func (x *index) applyAhead(epoch uint64, m *replication.Message, value []byte) b
 		return false
 	}
 	x.enter(epoch)
-	if x.merge(epoch, m, value) {
+	before, _ := x.records.Load(m.Key)
+	if x.merge(epoch, m, value) != before {
 		x.unconfirmed[m.Key] = m.Revision
 	}
 	return true
@@ -126,27 +129,24 @@ func (x *index) enter(epoch uint64) {
 	clear(x.unconfirmed) // what was acknowledged is told again, or lost
 }
 
-// merge puts a record in the place of its key, unless a newer one is there. It
-// reports whether it did.
-func (x *index) merge(epoch uint64, m *replication.Message, value []byte) bool {
+// merge puts a record in the place of its key, unless that or a newer one is
+// there. It returns the record that is there afterwards.
+func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *record {
 	old, _ := x.records.Load(m.Key)
 	if old != nil {
-		stored := m.Stored.UnixNano()
+		known := old.revision == m.Revision
 		switch {
-		case old.epoch == epoch && old.revision == m.Revision && old.like(m):
-			old.stored.Store(stored) // one of our own, now with the log's own time
-			return false
-		case old.epoch == epoch && old.revision > m.Revision:
-			return false
-		case old.revision == m.Revision && (old.stored.Load() == stored || old.same(m)):
+		case old.epoch == epoch && (old.revision > m.Revision || known && old.like(m)):
+			return old
+		case old.epoch != epoch && known && (old.stored.Load() == m.Stored.UnixNano() || old.same(m)):
 			old.epoch = epoch // read again
-			old.stored.Store(stored)
 			x.current++
-			return false
+			return old
 		}
 	}
-	x.set(old, newRecord(epoch, m), value)
-	return true
+	r := newRecord(epoch, m)
+	x.set(old, r, value)
+	return r
 }
 
 // set replaces old, which may be nil, by r.

@@ -47,7 +47,10 @@ func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
 		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrClosed) {
 			return value, err
 		}
-		if ended := retry.Wait(ctx); ended != nil {
+		if ended := retry.Wait(ctx, s.done); ended != nil {
+			if s.closed.Load() {
+				return "", ErrClosed
+			}
 			return "", fmt.Errorf("kvstore: load %.64q: %w: %w", r.key, err, ended)
 		}
 		if now, _ := s.index.records.Load(r.key); now != r {

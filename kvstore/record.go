@@ -61,12 +61,10 @@ func (r *record) visibleAt(now int64) bool {
 // server's clock, which rounds to seconds.
 func (r *record) leaving(now int64) bool { return r.hides != 0 && r.hides <= now+1000 }
 
-// same tells whether m is what the record was made of, as far as it is in
-// memory.
+// same tells whether m is certainly what the record was made of.
 func (r *record) same(m *replication.Message) bool {
-	text, ok := r.text()
-	return ok && text == string(m.Record.Value) && r.metadata == string(m.Record.Metadata) &&
-		r.deleted == (m.Record.Op == codec.OpDelete) && r.expires == m.VisibleUntil
+	_, ok := r.text()
+	return ok && r.like(m) && r.expires == m.VisibleUntil && r.hides == m.HidesUntil
 }
 
 // like tells whether m can be what the record was made of. Another record can

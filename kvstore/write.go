@@ -54,7 +54,7 @@ func (w *write) run(ctx context.Context) (Revision, error) {
 			return 0, w.final(err)
 		}
 		w.last = err
-		if err := retry.Wait(ctx); err != nil {
+		if err := retry.Wait(ctx, w.store.done); err != nil {
 			return 0, w.giveUp(err)
 		}
 	}

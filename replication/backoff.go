@@ -18,8 +18,9 @@ const (
 // NewBackoff returns a Backoff for a new loop.
 func NewBackoff() *Backoff { return &Backoff{backoffFirst} }
 
-// Wait sleeps, unless ctx ends first; then it returns the cause.
-func (b *Backoff) Wait(ctx context.Context) error {
+// Wait sleeps, unless ctx ends first; then it returns the cause. If stop, which
+// may be nil, is closed first, it returns ErrClosed.
+func (b *Backoff) Wait(ctx context.Context, stop <-chan struct{}) error {
 	d := b.next/2 + rand.N(b.next) // jitter needs no secrecy
 	b.next = min(2*b.next, backoffMost)
 	t := time.NewTimer(d)
@@ -29,6 +30,8 @@ func (b *Backoff) Wait(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-stop:
+		return ErrClosed
 	}
 }
 

@@ -67,7 +67,7 @@ var cursorScripts = []struct{ name, script string }{
 		begin A 9
 		follow 2             -> more to come
 		record 3 a left 0    -> apply, swept
-		state                -> A/3, epoch 1, live
+		state                -> A/9, epoch 1, live
 	`},
 	{"a connection is lost and comes back", `
 		attach A 1           -> resync: first look at the log

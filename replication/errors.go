@@ -9,8 +9,8 @@ import (
 var (
 	// ErrTooLarge: the record is larger than the server or the stream takes.
 	ErrTooLarge = errors.New("record too large for the log")
-	// ErrUnsupported: the stream's configuration cannot do what was asked,
-	// or is not that of a key-value bucket.
+	// ErrUnsupported: the stream's configuration cannot do what was asked or is
+	// not that of a key-value bucket, or the server cannot have such a stream.
 	ErrUnsupported = errors.New("not supported by the stream's configuration")
 	// ErrClosed: the log was closed.
 	ErrClosed = errors.New("log closed")

@@ -93,7 +93,7 @@ func (f *Feed) run(ctx context.Context) {
 			}
 		}
 		f.detached(err)
-		_ = retry.Wait(ctx)
+		_ = retry.Wait(ctx, nil)
 	}
 	f.setState(Closed, "")
 }
@@ -537,7 +537,7 @@ func (f *Feed) Sync(ctx context.Context) error {
 		}
 		if f.incarnation() != view.Incarnation || view.Last < before {
 			f.nudge() // the feed has not noticed yet that the log is another one
-			if err := retry.Wait(ctx); err != nil {
+			if err := retry.Wait(ctx, f.done); err != nil {
 				return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
 			}
 			continue

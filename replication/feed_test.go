@@ -147,6 +147,7 @@ func TestFeedFaults(t *testing.T) {
 		}
 		lab.wire.setLimit(nil)
 		lab.wire.cut()
+		time.Sleep(10 * time.Second)
 		lab.settle(t, last)
 		lab.got.wants(t, last)
 		if s := lab.feed.Status(); s.Resyncs != 1 || s.State != Live || s.Lag() != 0 || s.Applied.Sequence != last {

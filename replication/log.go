@@ -153,7 +153,7 @@ func (l *Log) openStream(ctx context.Context) error {
 		if err == nil || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoSpace) {
 			return err
 		}
-		if ended := retry.Wait(ctx); ended != nil {
+		if ended := retry.Wait(ctx, nil); ended != nil {
 			return fmt.Errorf("replication: open %s: %w: %w: %w", l.stream, ErrUnavailable, err, ended)
 		}
 		once.Do(func() {
@@ -316,6 +316,10 @@ const (
 	codeHeaderTooLarge    = 10097 // JSStreamHeaderExceedsMaximumErr
 	codeWrongLastSeqConst = 10164 // JSStreamWrongLastSequenceConstantErr
 	codeTTLDisabled       = 10166 // JSMessageTTLDisabledErr
+	codeNoAccount         = 10039 // JSNotEnabledForAccountErr
+	codeInvalidConfig     = 10052 // JSStreamInvalidConfigF
+	codeNoReplicas        = 10074 // JSStreamReplicasNotSupportedErr
+	codeNotEnabled        = 10076 // JSNotEnabledErr
 	codeTooManyRequests   = 10167 // JSStreamTooManyRequests
 )
 
@@ -329,7 +333,7 @@ func codeError(api *jetstream.APIError) error {
 		return ErrNoRecord
 	case codeNoStream:
 		return ErrNoStream
-	case codeSubjectsOverlap, codeTTLDisabled:
+	case codeSubjectsOverlap, codeTTLDisabled, codeNoAccount, codeInvalidConfig, codeNoReplicas, codeNotEnabled:
 		return ErrUnsupported
 	case codeWrongLastSeq, codeWrongLastSeqConst:
 		return ErrWrongRevision

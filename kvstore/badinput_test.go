@@ -219,14 +219,16 @@ func TestInputLimits(t *testing.T) {
 			{CheckInterval: 10 * time.Millisecond}, {CheckInterval: time.Hour}, {CacheBytes: 1}, {CacheBytes: math.MinInt64},
 			{CacheBytes: math.MaxInt64}, {Replicas: 1}, {MaxBytes: 1 << 20}, {Memory: true}, {URL: ""},
 		} {
-			for _, namespace := range []string{"a", "-", "_", "AZaz09-_", strings.Repeat("n", 200)} {
-				s := opened(t, namespace, opts)
-				wantPut(t, s, "key", "value")
-				wantText(t, s, "key", "value")
-				closeStore(t, s)
-			}
+			s := opened(t, "options", opts)
+			wantPut(t, s, "key", "value")
+			wantText(t, s, "key", "value")
+			closeStore(t, s)
 		}
-		s := opened(t, "limits", kvstore.Options{CheckInterval: time.Hour})
+		small := kvstore.Options{CheckInterval: time.Hour, CacheBytes: 1 << 20}
+		for _, namespace := range []string{"a", "-", "_", "AZaz09-_", strings.Repeat("n", 200)} {
+			wantPut(t, opened(t, namespace, small), "key", "value")
+		}
+		s := opened(t, "limits", small)
 		for _, key := range []string{"k", "...", "a/..", " ", "\x00", "\r\n", "*", ">", "$", "=", strings.Repeat("k", 512), strings.Repeat(":", 512), strings.Repeat("\U0010ffff", 128)} {
 			wantPut(t, s, key, "")
 			wantText(t, s, key, "")

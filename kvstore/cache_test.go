@@ -25,8 +25,8 @@ func TestCacheIsInvisible(t *testing.T) {
 	for name, bytes := range map[string]int64{"none": -1, "8KiB": 8 << 10, "default": 0} {
 		t.Run("racing/"+name, func(t *testing.T) { testRacing(t, bytes) })
 	}
-	t.Run("burst/default", func(t *testing.T) { testBurst(t, 0, 1) })
-	t.Run("burst/64KiB", func(t *testing.T) { testBurst(t, 64<<10, 50) })
+	t.Run("burst/default", func(t *testing.T) { testBurst(t, 0, 200_000, 1) })
+	t.Run("burst/64KiB", func(t *testing.T) { testBurst(t, 64<<10, 50_000, 10) })
 	t.Run("double puts", testDoublePuts)
 	t.Run("bytes", testCacheBytes)
 	t.Run("nothing is kept", testNoCache)
@@ -152,8 +152,7 @@ func testRacing(t *testing.T, cacheBytes int64) {
 
 // testBurst brings many new keys at once, faster than ristretto takes them, and
 // then reads each, or one of so many.
-func testBurst(t *testing.T, cacheBytes int64, each int) {
-	keys := 200_000
+func testBurst(t *testing.T, cacheBytes int64, keys, each int) {
 	if testing.Short() {
 		keys /= 10
 	}
@@ -166,7 +165,7 @@ func testBurst(t *testing.T, cacheBytes int64, each int) {
 		t.Fatal(err)
 	}
 	for i := range keys {
-		if _, err := js.PublishAsync("$KV.cache."+key(i), []byte(value(i))); err != nil {
+		if _, err := js.PublishAsync("$KV.cache."+key(i), []byte(value(i)), jetstream.WithStallWait(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -301,7 +301,7 @@ func TestClose(t *testing.T) {
 
 // All methods at once, while the Store closes.
 func TestCloseRace(t *testing.T) {
-	for _, cacheBytes := range []int64{0, -1} {
+	for _, cacheBytes := range []int64{1 << 20, -1} {
 		for range 5 {
 			closeUnderLoad(t, cacheBytes)
 		}
@@ -344,12 +344,12 @@ func closeUnderLoad(t *testing.T, cacheBytes int64) {
 		callers.Go(func() {
 			for i := 0; ; i++ {
 				err := call()
-				if i == 10 {
+				if i == 3 {
 					begun.Done()
 				}
 				switch {
 				case errors.Is(err, kvstore.ErrClosed):
-					if i < 10 {
+					if i < 3 {
 						begun.Done()
 						t.Errorf("%s: closed too early", name)
 					}

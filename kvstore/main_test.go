@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 // playOpen opens a Store without options, or with a Dir.
 func playOpen(dir string) error {
 	before := countSignalLoops()
-	s, err := kvstore.Open(context.Background(), "role", kvstore.Options{Dir: dir})
+	s, err := kvstore.Open(context.Background(), "role", kvstore.Options{Dir: dir, CacheBytes: 1 << 20})
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func playWriter(args string) error {
 		return err
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	s, err := kvstore.Open(context.Background(), "kill", kvstore.Options{Dir: a.Dir, Logger: logger})
+	s, err := kvstore.Open(context.Background(), "kill", kvstore.Options{Dir: a.Dir, CacheBytes: 1 << 20, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -199,7 +199,7 @@ func not(err, want error) error {
 	return fmt.Errorf("the error is %w, must be %w", err, want)
 }
 
-// Everything about an entry is the same after a Dir was closed and opened again.
+// Everything about an entry but Modified (TestModified) is the same after a Dir was closed and opened again.
 func TestReopen(t *testing.T) {
 	opts := kvstore.Options{Dir: t.TempDir()}
 	s := opened(t, "reopen", opts)
@@ -235,12 +235,38 @@ func describe(t *testing.T, s *kvstore.Store) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&all, "%+v: %.20q %d %d %s %d %v %v\n", info, e.Text(), e.Len(), len(strings.ReplaceAll(e.Text(), "large", "")),
-			e.Metadata(), e.Revision(), e.Expires(), e.Modified())
+		fmt.Fprintf(&all, "%+v: %.20q %d %d %s %d %v\n", info, e.Text(), e.Len(), len(strings.ReplaceAll(e.Text(), "large", "")),
+			e.Metadata(), e.Revision(), e.Expires())
 	}
 	status := s.Status()
 	fmt.Fprint(&all, status.Applied, status.Head, status.Log)
 	return all.String()
+}
+
+// When the log has told of a write, Modified is the log's time, whichever comes
+// first: the acknowledgement or the feed.
+func TestModified(t *testing.T) {
+	opts := kvstore.Options{Dir: t.TempDir()}
+	s := opened(t, "modified", opts)
+	modified := make(map[string]time.Time)
+	for i := range 100 {
+		wantPut(t, s, fmt.Sprint(i), "value")
+	}
+	wantSync(t, s)
+	for info := range s.Keys("") {
+		modified[info.Name] = wantText(t, s, info.Name, "value").Modified()
+	}
+	closeStore(t, s)
+	s = opened(t, "modified", opts)
+	wrong := 0
+	for key, was := range modified {
+		if is := wantText(t, s, key, "value").Modified(); !is.Equal(was) {
+			wrong++
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d of %d entries were not modified when the log says", wrong, len(modified))
+	}
 }
 
 // Stores with different options in one process know nothing of each other, also

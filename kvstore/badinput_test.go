@@ -39,8 +39,8 @@ func (unmarshalable) MarshalJSON() ([]byte, error) { return nil, errMarshal }
 type cycle struct{ Next *cycle }
 
 // badInputs is every argument of every method beyond its limits.
-func badInputs(now time.Time) []badInput {
-	ctx := context.Background()
+func badInputs(ctx context.Context) []badInput {
+	now := time.Now()
 	var all []badInput
 	add := func(name string, want error, call func(s *kvstore.Store) error) {
 		all = append(all, badInput{name, call, []error{want}})
@@ -181,7 +181,9 @@ func TestBadInput(t *testing.T) {
 		time.Sleep(time.Second) // older than "not stale"
 		synctest.Wait()
 		before, sent, head := wantText(t, s, "key", "value"), w.sent.Load(), s.Status().Head
-		for _, bad := range badInputs(time.Now()) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // which does not come, as none of them waits
+		defer cancel()
+		for _, bad := range badInputs(ctx) {
 			err := bad.call(s)
 			for _, want := range bad.want {
 				if !errors.Is(err, want) {

@@ -273,6 +273,8 @@ func TestClose(t *testing.T) {
 	closeStore(t, s)
 
 	calls := underWay(s)
+	calls["GetAbsent"] = func() error { _, err := s.Get(t.Context(), "absent"); return err }
+	calls["GetAllAbsent"] = func() error { _, err := s.GetAll(t.Context(), []string{"absent"}); return err }
 	calls["List"] = func() error { _, err := s.List(kvstore.ListOptions{}); return err }
 	calls["WatchChanges"] = func() error {
 		for _, err := range s.Watch(t.Context(), "", kvstore.ChangesOnly()) {

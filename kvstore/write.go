@@ -30,12 +30,18 @@ type write struct {
 	id       string // in the record, if it has an expectation
 	answer   *known // of the log's leader, for the next plan
 	appended bool   // an append had no answer
+	before   uint64 // revision of the key when the first of them was planned
 	expected replication.Expectation
 	last     error // the reason for waiting
 }
 
-// errRetry makes run try again at once.
-var errRetry = errors.New("try again")
+var (
+	// errRetry makes run try again at once.
+	errRetry = errors.New("try again")
+	// errMovedOn ends a write with a condition of which it cannot be found out
+	// whether it happened.
+	errMovedOn = errors.New("the key has moved on")
+)
 
 func (w *write) run(ctx context.Context) (Revision, error) {
 	retry := replication.NewBackoff()
@@ -106,7 +112,7 @@ func (w *write) try(ctx context.Context, epoch uint64) (uint64, error) {
 		_, err := w.ask(ctx, epoch)
 		return 0, retryUnless(err)
 	}
-	return w.append(ctx, epoch, rec, expect)
+	return w.append(ctx, epoch, k.revision, rec, expect)
 }
 
 func retryUnless(err error) error {
@@ -150,7 +156,7 @@ func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, er
 	return m, nil
 }
 
-func (w *write) append(ctx context.Context, epoch uint64, rec codec.Record, expect replication.Expectation) (uint64, error) {
+func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Record, expect replication.Expectation) (uint64, error) {
 	s := w.store
 	if expect.Set {
 		if w.id == "" {
@@ -164,6 +170,9 @@ func (w *write) append(ctx context.Context, epoch uint64, rec codec.Record, expe
 		w.applied(ctx, epoch, revision, rec)
 		return revision, nil
 	case errors.Is(err, replication.ErrUncertain):
+		if !w.appended {
+			w.before = before
+		}
 		w.appended, w.expected = true, expect
 		return 0, err
 	case errors.Is(err, replication.ErrWrongRevision):
@@ -205,7 +214,7 @@ func (w *write) resolve(ctx context.Context, epoch uint64) (done bool, revision 
 		return true, m.Revision, nil
 	}
 	if w.change.condition.kind != unconditional && w.answer.revision != w.expected.Revision {
-		return false, 0, fmt.Errorf("kvstore: %w: the key has moved on to revision %d", ErrIndeterminate, w.answer.revision)
+		return false, 0, fmt.Errorf("%w to revision %d", errMovedOn, w.answer.revision)
 	}
 	return false, 0, nil
 }
@@ -216,6 +225,6 @@ func (w *write) wrote(m *replication.Message) bool {
 		return m.Record.Write == w.id
 	}
 	c := w.change
-	return m.Record.Op == c.op && m.Record.Expires == c.expires && m.Err == nil &&
+	return m.Revision > w.before && m.Record.Op == c.op && m.Record.Expires == c.expires && m.Err == nil &&
 		bytes.Equal(m.Record.Metadata, c.metadata) && bytes.Equal(m.Record.Value, c.value)
 }

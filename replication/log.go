@@ -75,6 +75,7 @@ type Log struct {
 type limits struct {
 	ttl        bool
 	direct     bool
+	history    bool          // it keeps more than one record of a subject
 	maxMsgSize int64         // -1: none
 	maxAge     time.Duration // 0: none
 }
@@ -227,7 +228,10 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 	case c.Sealed:
 		return refuse("is sealed")
 	}
-	l.limits.Store(&limits{ttl: c.AllowMsgTTL, direct: c.AllowDirect, maxMsgSize: int64(c.MaxMsgSize), maxAge: c.MaxAge})
+	l.limits.Store(&limits{
+		ttl: c.AllowMsgTTL, direct: c.AllowDirect, history: c.MaxMsgsPerSubject != 1,
+		maxMsgSize: int64(c.MaxMsgSize), maxAge: c.MaxAge,
+	})
 	return nil
 }
 

@@ -155,7 +155,7 @@ func TestOpenBucket(t *testing.T) {
 		limits  limits
 	}{
 		{"plain", jetstream.KeyValueConfig{}, false, codec.MaxValueLen, limits{direct: true, maxMsgSize: -1}},
-		{"history", jetstream.KeyValueConfig{History: 5}, false, codec.MaxValueLen, limits{direct: true, maxMsgSize: -1}},
+		{"history", jetstream.KeyValueConfig{History: 5}, false, codec.MaxValueLen, limits{direct: true, history: true, maxMsgSize: -1}},
 		{
 			"age", jetstream.KeyValueConfig{TTL: time.Hour}, false, codec.MaxValueLen,
 			limits{direct: true, maxMsgSize: -1, maxAge: time.Hour},

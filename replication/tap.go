@@ -66,16 +66,18 @@ func (l *Log) newTap(ctx context.Context, from uint64) (*tap, error) {
 }
 
 func (t *tap) create(ctx context.Context, from uint64) error {
-	request, err := json.Marshal(map[string]any{
-		"stream_name": t.log.stream,
-		"action":      "create",
-		"config": jetstream.ConsumerConfig{
-			Name: t.name, Description: "a replica of nearkv",
-			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
-			AckPolicy: jetstream.AckNonePolicy, MaxDeliver: -1, MaxWaiting: 16,
-			Replicas: 1, MemoryStorage: true, InactiveThreshold: tapIdle,
-		},
-	})
+	config := jetstream.ConsumerConfig{
+		Name: t.name, Description: "a replica of nearkv",
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+		AckPolicy: jetstream.AckNonePolicy, MaxDeliver: -1, MaxWaiting: 16,
+		Replicas: 1, MemoryStorage: true, InactiveThreshold: tapIdle,
+	}
+	if from == 1 && t.log.limits.Load().history {
+		// A replica that reads the log anew is not to go back through the history
+		// of keys that nobody has touched.
+		config.DeliverPolicy, config.OptStartSeq, config.FilterSubject = jetstream.DeliverLastPerSubjectPolicy, 0, ">"
+	}
+	request, err := json.Marshal(map[string]any{"stream_name": t.log.stream, "action": "create", "config": config})
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func (s *Store) awaitRead(ctx context.Context, opts []ReadOption, keys ...string
 			return s.staleError(err)
 		}
 	}
-	if o.bounded && time.Since(s.feed.Status().Fresh) > o.staleness {
+	if o.bounded && time.Since(s.feed.Status().Fresh) >= o.staleness {
 		if err := s.Sync(ctx); err != nil {
 			return s.staleError(err)
 		}

@@ -468,8 +468,10 @@ func TestMaxPayload(t *testing.T) {
 		synctest.Wait()
 
 		sent := w.sent.Load()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
 		for _, size := range []int{1<<20 - 4<<10 + 1, 1 << 20, 25 << 20} {
-			_, err := s.Put(t.Context(), key, make([]byte, size))
+			_, err := s.Put(ctx, key, make([]byte, size))
 			wantErrors(t, err, kvstore.ErrTooLarge)
 		}
 		synctest.Wait()

@@ -439,9 +439,14 @@ func closeStore(t testing.TB, s *kvstore.Store) {
 	}
 }
 
+// patience is for what would never come.
+const patience = time.Minute
+
 func wantPut(t testing.TB, s *kvstore.Store, key, value string, opts ...kvstore.WriteOption) kvstore.Revision {
 	t.Helper()
-	revision, err := s.Put(t.Context(), key, []byte(value), opts...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	revision, err := s.Put(ctx, key, []byte(value), opts...)
 	if err != nil {
 		t.Fatalf("Put %.64q: %v", key, err)
 	}

@@ -113,19 +113,29 @@ func (c *cursor) delivered(seq, consumerSeq uint64) verdict {
 }
 
 // applied is told of a record after it was applied, with how many more the
-// consumer has to deliver. It reports whether that completes a resync.
+// consumer says it has to deliver. It reports whether that completes a resync.
+//
+// The server counts too few while records are replaced, so that what it says is
+// not the end. But if none follow, the last records of the log may have been
+// removed: then an inspection that finds no progress is enough to look.
 func (c *cursor) applied(l landmark, pending uint64) (swept bool) {
 	c.skipped += l.revision - c.at.Sequence - 1
 	c.at.Sequence = l.revision
 	c.recent.add(l)
-	if pending == 0 { // the end, even if the last records are gone
-		c.at.Sequence = max(c.at.Sequence, c.target)
-	}
-	if c.live || (pending > 0 && l.revision < c.target) {
+	if c.live {
 		return false
 	}
-	return c.reached()
+	if l.revision >= c.target {
+		return c.reached()
+	}
+	if pending == 0 {
+		c.lagging = c.at.Sequence + 1
+	}
+	return false
 }
+
+// perhapsEnded tells whether it is worth while to inspect now.
+func (c *cursor) perhapsEnded() bool { return !c.live && c.lagging == c.at.Sequence+1 }
 
 func (c *cursor) reached() (swept bool) {
 	swept = c.resyncing

@@ -66,8 +66,23 @@ var cursorScripts = []struct{ name, script string }{
 		attach A 9           -> resync: first look at the log
 		begin A 9
 		follow 2             -> more to come
-		record 3 a left 0    -> apply, swept
+		record 3 a left 0    -> apply
+		ask
+		view A 9 has 1       -> gap: records do not come
+		attach A 9           -> verify
+		sight 3 same         -> in step
+		follow 0             -> swept
 		state                -> A/9, epoch 1, live
+	`},
+	{"the server counts too few that follow", `
+		attach A 9           -> resync: first look at the log
+		begin A 9
+		follow 2             -> more to come
+		record 3 a left 0    -> apply
+		ask
+		record 9 b left 0    -> apply, swept
+		view A 9 has 2       -> in step
+		tally 2              -> in step
 	`},
 	{"a connection is lost and comes back", `
 		attach A 1           -> resync: first look at the log

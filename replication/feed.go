@@ -252,6 +252,9 @@ func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
 	if err := f.apply(m, d); err != nil {
 		return err
 	}
+	if f.cursor.perhapsEnded() {
+		f.ask(t)
+	}
 	return t.taken()
 }
 

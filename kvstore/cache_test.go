@@ -415,6 +415,52 @@ func TestCacheLateExit(t *testing.T) {
 	}
 }
 
+// A burst that ristretto cannot take at once is waited for: while there is room
+// no value is lost.
+func TestCacheBurst(t *testing.T) {
+	const values, size = 200_000, 8
+	c, err := newCache(2 * values * size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	records := make([]record, values)
+	for i := range records {
+		records[i].id, records[i].size = uint64(i+1), size
+		c.put(&records[i], fmt.Appendf(nil, "%8d", i))
+	}
+	c.lfu.Wait()
+	missing := 0
+	for i := range records {
+		text, ok := records[i].text()
+		if !ok {
+			missing++
+		} else if text != fmt.Sprintf("%8d", i) {
+			t.Fatalf("value %d is %q", i, text)
+		}
+	}
+	if missing > 0 {
+		t.Errorf("%d of %d values were lost", missing, values)
+	}
+	if held := c.held.Load(); held != int64(values-missing)*size {
+		t.Errorf("%d bytes are counted", held)
+	}
+}
+
+// What ristretto refuses is not in memory, and not counted.
+func TestCacheRefused(t *testing.T) {
+	c, err := newCache(1 << 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.lfu.Close() // refuses everything
+	r := &record{id: 1, size: 5}
+	c.put(r, []byte("value"))
+	if text, ok := r.text(); ok || c.held.Load() != 0 || c.dropped.Load() != 1 {
+		t.Errorf("%q, %v; %d bytes, %d dropped", text, ok, c.held.Load(), c.dropped.Load())
+	}
+}
+
 // What is not visible any more needs no memory, and gets none.
 func TestCacheHoldsVisibleOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

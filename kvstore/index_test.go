@@ -166,32 +166,40 @@ func (x *index) checkCounts() error {
 // An index that is fed by a simulated log, with writes ahead of the feed and
 // logs that are made anew, agrees with a plain map at every step.
 func TestIndexModel(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		var end any
-		synctest.Test(t, func(t *testing.T) {
-			defer func() { end = recover() }()
-			c, err := newCache(rapid.SampledFrom([]int64{-1, 20, 1000}).Draw(rt, "cache bytes"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.close()
-			m := &indexModel{rt: rt, x: newIndex(c), epoch: 1, revision: 1, log: make(map[string]replication.Message), known: make(map[string]knownRecord)}
-			w := &watcher{pending: make(map[string]Event), ready: make(chan struct{}, 1)}
-			m.x.watch(w)
-			m.watcher, m.told = w, make(map[string]uint64)
-			rt.Repeat(map[string]func(*rapid.T){
-				"append": m.append, "append2": m.append, "ahead": m.ahead, "deliver": m.deliver, "deliver2": m.deliver,
-				"refresh": m.refresh, "late": m.late, "remake": m.remake, "sleep": m.sleep, "fill": m.fill, "foreign": m.foreign,
-				"": m.check,
+	for range 10 { // times the usual number of checks: they are cheap
+		rapid.Check(t, func(rt *rapid.T) {
+			var end any
+			synctest.Test(t, func(t *testing.T) {
+				defer func() { end = recover() }()
+				checkIndex(t, rt)
 			})
+			switch { // rapid tells failures by the place of the panic: these two are not the same
+			case end == nil:
+			case fmt.Sprintf("%T", end) == "rapid.invalidData":
+				panic(end)
+			default:
+				panic(end)
+			}
 		})
-		switch { // rapid tells failures by the place of the panic: these two are not the same
-		case end == nil:
-		case fmt.Sprintf("%T", end) == "rapid.invalidData":
-			panic(end)
-		default:
-			panic(end)
-		}
+	}
+}
+
+func checkIndex(t *testing.T, rt *rapid.T) {
+	c, err := newCache(rapid.SampledFrom([]int64{-1, 20, 1000}).Draw(rt, "cache bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	m := &indexModel{
+		rt: rt, x: newIndex(c), epoch: 1, revision: 1,
+		log: make(map[string]replication.Message), known: make(map[string]knownRecord), told: make(map[string]uint64),
+		watcher: &watcher{pending: make(map[string]Event), ready: make(chan struct{}, 1)},
+	}
+	m.x.watch(m.watcher)
+	rt.Repeat(map[string]func(*rapid.T){
+		"append": m.append, "append2": m.append, "ahead": m.ahead, "deliver": m.deliver, "deliver2": m.deliver,
+		"refresh": m.refresh, "late": m.late, "remake": m.remake, "sleep": m.sleep, "fill": m.fill, "foreign": m.foreign,
+		"": m.check,
 	})
 }
 

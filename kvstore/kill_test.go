@@ -406,10 +406,10 @@ func (p *past) step(t *testing.T, s *kvstore.Store, i, slot int) {
 		return
 	case 's':
 		opts = append(opts, kvstore.WithTTL(shortTTL))
-		v.Expires = time.Now().Add(shortTTL).UnixMilli()
+		v.Expires = roundUp(time.Now().Add(shortTTL))
 	case 'l':
 		opts = append(opts, kvstore.WithTTL(longTTL))
-		v.Expires = time.Now().Add(longTTL).UnixMilli()
+		v.Expires = roundUp(time.Now().Add(longTTL))
 	}
 	var err error
 	if v.Revision, err = s.Put(t.Context(), key, []byte(v.ID), opts...); err != nil {
@@ -484,3 +484,6 @@ func makeMarkerBucket(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 }
+
+// roundUp is how the Store makes milliseconds of a time.
+func roundUp(t time.Time) int64 { return t.Add(time.Millisecond - time.Nanosecond).UnixMilli() }

@@ -286,6 +286,7 @@ func TestManyStores(t *testing.T) {
 		opts.CacheBytes = int64(len(stores)) - 1 // none, the default, and very little
 		stores[name] = opened(t, "many", opts)
 	}
+	stores["default again"] = opened(t, "many", kvstore.Options{})
 	check := func() {
 		t.Helper()
 		for name, s := range stores {

@@ -189,6 +189,7 @@ func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Reco
 // write. If the log is being read anew, the index takes what that log has.
 func (w *write) applied(ctx context.Context, epoch, revision uint64, rec codec.Record) {
 	s, key := w.store, w.change.key
+	s.feed.Heard(revision)
 	m := s.log.Written(key, revision, time.Now(), rec)
 	for !s.index.applyAhead(epoch, &m, bytes.Clone(rec.Value)) {
 		var err error

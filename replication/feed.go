@@ -338,10 +338,15 @@ func (f *Feed) fresh(last uint64) {
 	}
 }
 
+// Heard tells the feed of a revision that the log has acknowledged.
+func (f *Feed) Heard(revision uint64) { f.note(revision) }
+
 // note raises the known head of the log.
 func (f *Feed) note(seq uint64) {
-	if seq > f.head.Load() {
-		f.head.Store(seq)
+	for head := f.head.Load(); seq > head; head = f.head.Load() {
+		if f.head.CompareAndSwap(head, seq) {
+			return
+		}
 	}
 }
 

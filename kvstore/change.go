@@ -16,6 +16,7 @@ type change struct {
 	metadata  []byte
 	expires   int64 // unix milliseconds; 0: never
 	condition condition
+	keep      bool // the log cannot remove records by itself
 }
 
 // known is what is known of a key before it is changed.
@@ -58,7 +59,7 @@ func (c *change) plan(k known, now int64) (step, codec.Record, replication.Expec
 		return step, codec.Record{}, expect
 	}
 	rec := codec.Record{Op: c.op, Value: c.value, Metadata: c.metadata, Expires: c.expires}
-	if until := c.hidesUntil(k); until != forever {
+	if until := c.hidesUntil(k); until != forever && !c.keep {
 		if until > c.expires {
 			rec.Hides = until
 		}

@@ -213,6 +213,7 @@ type indexModel struct {
 	log      map[string]replication.Message // the last of each subject, foreign ones too
 	at       uint64                         // last revision that was delivered
 	swept    bool                           // the feed has been at the end of the log in this epoch
+	asked    *knownRecord                   // what the leader has said, not applied yet
 	missed   bool                           // the log has removed what the feed had not delivered
 	known    map[string]knownRecord
 	writes   int
@@ -263,10 +264,14 @@ func (m *indexModel) ahead(rt *rapid.T) {
 	}
 }
 
-// refresh applies what the leader says of a key.
+// refresh applies what the leader says of a key, or said a while ago.
 func (m *indexModel) refresh(rt *rapid.T) {
+	if m.asked != nil && rapid.Bool().Draw(rt, "slow answer") {
+		m.applyAhead(m.asked.epoch, m.asked.message)
+	}
+	m.asked = nil
 	if keys := m.keys(); len(keys) > 0 {
-		m.applyAhead(m.epoch, m.log[rapid.SampledFrom(keys).Draw(rt, "subject")])
+		m.asked = &knownRecord{m.epoch, m.log[rapid.SampledFrom(keys).Draw(rt, "subject")]}
 	}
 }
 
@@ -291,7 +296,7 @@ func (m *indexModel) keys() (subjects []string) {
 
 func (m *indexModel) applyAhead(epoch uint64, msg replication.Message) {
 	m.x.applyAhead(epoch, &msg, []byte(string(msg.Record.Value)))
-	if epoch == m.epoch || m.heard < m.epoch {
+	if epoch >= m.heard {
 		m.learn(epoch, msg)
 	}
 }
@@ -355,8 +360,18 @@ func (m *indexModel) remake(rt *rapid.T) {
 	}
 	for _, subject := range slices.Sorted(maps.Keys(m.log)) {
 		msg := m.log[subject]
-		if msg.Revision >= m.revision || rapid.IntRange(0, 3).Draw(rt, "lost") == 0 {
-			delete(m.log, subject)
+		fate := rapid.IntRange(0, 3).Draw(rt, "fate")
+		if msg.Revision >= m.revision || fate == 0 {
+			delete(m.log, subject) // lost
+			continue
+		}
+		if fate == 1 && !msg.Foreign() { // written again
+			msg.Stored = msg.Stored.Add(1)
+			if msg.HidesUntil != 0 {
+				msg.HidesUntil += 1000
+				msg.KeptUntil += 1000
+			}
+			m.log[subject] = msg
 		}
 	}
 	rt.Logf("epoch %d, next is %d, %d records", m.epoch, m.revision, len(m.log))
@@ -366,6 +381,9 @@ func (m *indexModel) remake(rt *rapid.T) {
 func (m *indexModel) sleep(rt *rapid.T) {
 	d := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 3 * time.Second, time.Minute}).Draw(rt, "sleep")
 	time.Sleep(d)
+	if d > 5*time.Second {
+		m.asked = nil // nobody waits that long for an answer
+	}
 	now := time.Now().UnixMilli()
 	rt.Logf("it is %d", now)
 	for next := now; next != 0 && next <= now; {

@@ -36,7 +36,7 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, opts ...Write
 			return 0, err
 		}
 	}
-	if c.expires != 0 && !s.log.CanExpire() {
+	if c.expires != 0 && c.keep {
 		return 0, fmt.Errorf("kvstore: %w: the bucket has no TTL per record (allow_msg_ttl)", ErrUnsupported)
 	}
 	return s.commit(ctx, &c)
@@ -60,6 +60,7 @@ func (s *Store) Delete(ctx context.Context, key string, opts ...DeleteOption) er
 }
 
 func (s *Store) checkChange(c *change) error {
+	c.keep = !s.log.CanExpire()
 	if s.closed.Load() {
 		return ErrClosed
 	}

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,6 +70,7 @@ func (b bubble) labAt(dir, name string, test func(l *lab)) {
 		for _, f := range slices.Backward(l.cleanup) {
 			f()
 		}
+		time.Sleep(time.Second) // for what is on a wire
 		if b.t.Failed() && name != "" {
 			b.t.Fatalf("this was: %s", name)
 		}
@@ -156,6 +158,7 @@ func (l *lab) open(opts Options) (*Store, *wire) {
 	w := &wire{to: l.server}
 	l.wires = append(l.wires, w)
 	opts.Conn, opts.Memory = l.connect(w), l.dir == ""
+	opts.CacheBytes = cmp.Or(opts.CacheBytes, 1<<20) // the default takes longer to make
 	opts.Logger = slog.New(slog.NewTextHandler(l.t.Output(), nil))
 	s, err := Open(l.ctx, labNamespace, opts)
 	l.must(err)
@@ -289,19 +292,35 @@ type onlooker struct {
 	lab    *lab
 	store  *Store
 	strict bool // no key may go back in revision
+	ctx    context.Context
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 
 	mu     sync.Mutex
 	held   map[string]seen     // the sum of the events
 	newest map[string]Revision // of the events of a key
+	puts   map[string]int
 	events int
 }
 
 // look starts an onlooker; the keys are those that it reads.
 func (l *lab) look(s *Store, strict bool, keys ...string) *onlooker {
+	o := l.newOnlooker(s, strict, 0)
+	if len(keys) > 0 {
+		o.done.Go(func() { o.read(keys) })
+	}
+	return o
+}
+
+// lookSlowly starts one that takes its time over every event.
+func (l *lab) lookSlowly(s *Store) *onlooker { return l.newOnlooker(s, true, 25*time.Millisecond) }
+
+func (l *lab) newOnlooker(s *Store, strict bool, pause time.Duration) *onlooker {
 	ctx, stop := context.WithCancel(l.ctx)
-	o := &onlooker{lab: l, store: s, strict: strict, stop: stop, held: make(map[string]seen), newest: make(map[string]Revision)}
+	o := &onlooker{
+		lab: l, store: s, strict: strict, ctx: ctx, stop: stop,
+		held: make(map[string]seen), newest: make(map[string]Revision), puts: make(map[string]int),
+	}
 	o.done.Go(func() {
 		for e, err := range s.Watch(ctx, "") {
 			if err != nil {
@@ -311,11 +330,9 @@ func (l *lab) look(s *Store, strict bool, keys ...string) *onlooker {
 				return
 			}
 			o.take(e)
+			time.Sleep(pause)
 		}
 	})
-	if len(keys) > 0 {
-		o.done.Go(func() { o.read(ctx, keys) })
-	}
 	l.cleanup = append(l.cleanup, o.end)
 	return o
 }
@@ -337,14 +354,15 @@ func (o *onlooker) take(e Event) {
 	o.newest[key] = revision
 	if e.Kind == EventPut {
 		o.held[key] = seen{revision, e.Entry.Text()}
+		o.puts[key]++
 	} else {
 		delete(o.held, key)
 	}
 }
 
 // read gets the keys, over and over.
-func (o *onlooker) read(ctx context.Context, keys []string) {
-	newest := make(map[string]Revision)
+func (o *onlooker) read(keys []string) {
+	ctx, newest := o.ctx, make(map[string]Revision)
 	for i := 0; ctx.Err() == nil; i++ {
 		key := keys[i%len(keys)]
 		e, err := o.store.Get(ctx, key)
@@ -713,7 +731,7 @@ func (l *lab) writeOn(s *Store) (end func()) {
 					l.t.Error(err)
 				}
 				select {
-				case <-time.After(11 * time.Millisecond):
+				case <-time.After(40 * time.Millisecond):
 				case <-ctx.Done():
 				}
 			}
@@ -790,7 +808,7 @@ func TestNoResyncInVain(t *testing.T) {
 		for id := range 4 {
 			writers.Go(func() {
 				from := []*Store{s, other}[id%2]
-				for i := range 600 {
+				for i := range 300 {
 					key := fmt.Sprint("w", id, "-", i)
 					l.put(from, key, "x", WithTTL(time.Duration(2+i%5)*time.Second))
 					l.put(from, key, "y")

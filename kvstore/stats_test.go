@@ -257,7 +257,7 @@ func TestModified(t *testing.T) {
 	opts := kvstore.Options{Dir: t.TempDir()}
 	s := opened(t, "modified", opts)
 	modified := make(map[string]time.Time)
-	for i := range 100 {
+	for i := range 500 {
 		wantPut(t, s, fmt.Sprint(i), "value")
 	}
 	wantSync(t, s)
@@ -292,13 +292,15 @@ func TestManyStores(t *testing.T) {
 		for name, s := range stores {
 			wantSync(t, s)
 			wantText(t, s, "key", name)
-			if n := s.Stats().Keys; n != 1 {
+			wantText(t, s, "key of "+name, "")
+			if n := s.Stats().Keys; n != 2 {
 				t.Errorf("%s has %d keys", name, n)
 			}
 		}
 	}
 	for name, s := range stores {
 		wantPut(t, s, "key", name)
+		wantPut(t, s, "key of "+name, "")
 	}
 	check()
 	for _, name := range []string{"Dir", "default", "URL"} {

@@ -202,7 +202,7 @@ func TestWriteCutAnywhere(t *testing.T) {
 	inBubble(t, func(b bubble) {
 		for i, w := range labWrites {
 			b.writeLab(w.name, w, func(l *writeLab) {
-				for n := i % 19; n < 400; n += 19 {
+				for n := i % 29; n < 400; n += 29 {
 					for _, direction := range []string{"read", "write"} {
 						l.prepare(w)
 						before, cuts := l.last(), l.wire.count()

@@ -98,7 +98,8 @@ func badInputs(ctx context.Context) []badInput {
 		put(fmt.Sprintf("TTL %v", ttl), kvstore.ErrInvalidExpiry, kvstore.WithTTL(ttl))
 	}
 	for _, at := range []time.Time{
-		{}, time.Unix(0, 0), now.Add(-time.Hour), now, now.Add(time.Second - 1), time.Unix(math.MaxInt64, 0), time.Unix(math.MinInt64, 0),
+		{},
+		time.Unix(0, 0), now.Add(-time.Hour), now, now.Add(time.Second - 1), time.Unix(math.MaxInt64, 0), time.Unix(math.MinInt64, 0),
 		time.Date(9999, 12, 31, 23, 59, 59, 999_000_001, time.UTC), time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
 	} {
 		put(fmt.Sprintf("expiry %v", at), kvstore.ErrInvalidExpiry, kvstore.WithExpiry(at))
@@ -135,8 +136,10 @@ func badInputs(ctx context.Context) []badInput {
 	}
 	list("cursor no base64", kvstore.ListOptions{Cursor: "!"})
 	list("cursor padded", kvstore.ListOptions{Cursor: base64.URLEncoding.EncodeToString([]byte("1 0 key"))})
-	for _, text := range []string{"", "1", "1 ", "1 0", "1 0 ", "1 0 .", "1 0 k\xff", "1 x key", "1  key", "1 -1 key", "1 1 key", "2 0 key",
-		"1 99999999999999999999 key", "1 0 " + strings.Repeat("k", 513)} {
+	for _, text := range []string{
+		"", "1", "1 ", "1 0", "1 0 ", "1 0 .", "1 0 k\xff", "1 x key", "1  key", "1 -1 key", "1 1 key", "2 0 key",
+		"1 99999999999999999999 key", "1 0 " + strings.Repeat("k", 513),
+	} {
 		if text != "" {
 			list(fmt.Sprintf("cursor %q", text), kvstore.ListOptions{Cursor: base64.RawURLEncoding.EncodeToString([]byte(text))})
 		}
@@ -218,8 +221,15 @@ func TestBadInput(t *testing.T) {
 func TestInputLimits(t *testing.T) {
 	kvstoretest.Run(t, func(t *testing.T) {
 		for _, opts := range []kvstore.Options{
-			{CheckInterval: 10 * time.Millisecond}, {CheckInterval: time.Hour}, {CacheBytes: 1}, {CacheBytes: math.MinInt64},
-			{CacheBytes: math.MaxInt64}, {Replicas: 1}, {MaxBytes: 1 << 20}, {Memory: true}, {URL: ""},
+			{CheckInterval: 10 * time.Millisecond},
+			{CheckInterval: time.Hour},
+			{CacheBytes: 1},
+			{CacheBytes: math.MinInt64},
+			{CacheBytes: math.MaxInt64},
+			{Replicas: 1},
+			{MaxBytes: 1 << 20},
+			{Memory: true},
+			{URL: ""},
 		} {
 			s := opened(t, "options", opts)
 			wantPut(t, s, "key", "value")
@@ -263,11 +273,25 @@ func TestInputLimits(t *testing.T) {
 func TestBadOptions(t *testing.T) {
 	dir, conn := absent(t), dialNATS(t, startNATS(t, nil))
 	for i, opts := range []kvstore.Options{
-		{Dir: dir, URL: "localhost"}, {Dir: dir, Conn: conn}, {URL: "localhost", Conn: conn}, {Dir: dir, URL: "localhost", Conn: conn},
-		{Dir: dir, Memory: true}, {Dir: dir, Replicas: -1}, {Dir: dir, Replicas: 2}, {Replicas: 3}, {Conn: conn, Replicas: 6}, {Conn: conn, Replicas: -1},
-		{Dir: dir, MaxBytes: -1}, {Dir: dir, MaxBytes: math.MinInt64}, {Dir: dir, CheckInterval: -1}, {Dir: dir, CheckInterval: 1},
-		{Dir: dir, CheckInterval: 10*time.Millisecond - 1}, {Dir: dir, CheckInterval: time.Hour + 1},
-		{URL: "nats://localhost:port"}, {URL: "localhost,nats://[::1"}, {URL: "%zz"},
+		{Dir: dir, URL: "localhost"},
+		{Dir: dir, Conn: conn},
+		{URL: "localhost", Conn: conn},
+		{Dir: dir, URL: "localhost", Conn: conn},
+		{Dir: dir, Memory: true},
+		{Dir: dir, Replicas: -1},
+		{Dir: dir, Replicas: 2},
+		{Replicas: 3},
+		{Conn: conn, Replicas: 6},
+		{Conn: conn, Replicas: -1},
+		{Dir: dir, MaxBytes: -1},
+		{Dir: dir, MaxBytes: math.MinInt64},
+		{Dir: dir, CheckInterval: -1},
+		{Dir: dir, CheckInterval: 1},
+		{Dir: dir, CheckInterval: 10*time.Millisecond - 1},
+		{Dir: dir, CheckInterval: time.Hour + 1},
+		{URL: "nats://localhost:port"},
+		{URL: "localhost,nats://[::1"},
+		{URL: "%zz"},
 	} {
 		_, err := kvstore.Open(t.Context(), "options", opts)
 		if !errors.Is(err, kvstore.ErrInvalidOptions) {

@@ -17,8 +17,18 @@ import (
 func TestCursor(t *testing.T) {
 	long := strings.Repeat("k", codec.MaxKeyLen)
 	for _, test := range []struct{ prefix, last string }{
-		{"", "a"}, {"a", "a"}, {"a", "ab"}, {".", "..."}, {".", ".a"}, {"", " "}, {" ", "  "}, {"1 ", "1 2 3"},
-		{"\x00", "\x00\x00"}, {"\u20ac", "\u20ac1"}, {long, long}, {"", long},
+		{"", "a"},
+		{"a", "a"},
+		{"a", "ab"},
+		{".", "..."},
+		{".", ".a"},
+		{"", " "},
+		{" ", "  "},
+		{"1 ", "1 2 3"},
+		{"\x00", "\x00\x00"},
+		{"\u20ac", "\u20ac1"},
+		{long, long},
+		{"", long},
 	} {
 		cursor := newCursor(test.prefix, test.last)
 		if after, err := parseCursor(cursor, test.prefix); err != nil || after != test.last {

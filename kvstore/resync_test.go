@@ -934,7 +934,8 @@ func (l *lab) restore(request []byte, chunks [][]byte) {
 	ask := func(subject string, data []byte) (reply struct {
 		Error          any    `json:"error"`
 		DeliverSubject string `json:"deliver_subject"`
-	}) {
+	},
+	) {
 		m, err := l.conn.RequestWithContext(l.ctx, subject, data)
 		l.must(err)
 		if len(m.Data) > 0 {

@@ -272,7 +272,7 @@ func TestCanaryPullStatus(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer sub.Unsubscribe()
+		defer func() { _ = sub.Unsubscribe() }()
 		pull := func(request map[string]any) {
 			data, err := json.Marshal(request)
 			if err != nil {

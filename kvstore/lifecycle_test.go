@@ -262,6 +262,7 @@ func TestClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantPut(t, s, "key", "value", kvstore.WithMetadata("m"), kvstore.WithTTL(time.Hour))
+	wantSync(t, s) // which settles Modified
 	entry := wantText(t, s, "key", "value")
 	was := fmt.Sprint(entry.Key(), entry.Text(), entry.Value(), entry.Metadata(), entry.Revision(), entry.Expires(), entry.Modified())
 	stats := s.Stats()

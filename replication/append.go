@@ -59,7 +59,7 @@ func (l *Log) Append(ctx context.Context, key string, rec codec.Record, expect E
 func notAppended(err error) error {
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
-		return fmt.Errorf("replication: %w: %w", ErrTooLarge, err)
+		return fmt.Errorf("replication: %w: %w", ErrTooLarge, nats.ErrMaxPayload)
 	case errors.Is(err, ErrUnavailable):
 		return fmt.Errorf("replication: %w", err)
 	}

@@ -224,11 +224,10 @@ func TestFeedBacklog(t *testing.T) {
 		js := newJetStream(t, nc)
 		const n = 3*tapBatch + 17
 		for i := range n {
-			if _, err := js.PublishAsync(fmt.Sprintf("$KV.test.%d", i), []byte("x")); err != nil {
+			if _, err := js.Publish(t.Context(), fmt.Sprintf("$KV.test.%d", i), []byte("x")); err != nil {
 				t.Fatal(err)
 			}
 		}
-		<-js.PublishAsyncComplete()
 		catchUp(t, l, n)
 	})
 	t.Run("large", func(t *testing.T) {

@@ -19,7 +19,8 @@ func (s *Store) expireLoop(ctx context.Context) {
 		next := s.index.expireSome(now)
 		wait := 24 * time.Hour // the clock may be set meanwhile
 		if next != 0 {
-			wait = min(wait, time.Duration(max(next-now, 0))*time.Millisecond)
+			left := min(max(next-now, 0), wait.Milliseconds()) // a record may say any time
+			wait = time.Duration(left) * time.Millisecond
 		}
 		timer.Reset(wait)
 		select {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nearkv/nearkv/kvstore"
 	"github.com/nearkv/nearkv/kvstore/kvstoretest"
@@ -361,4 +362,31 @@ func wantConsumers(t *testing.T, conn *nats.Conn, stream string, want int) {
 	if n := s.CachedInfo().State.Consumers; n != want {
 		t.Errorf("%s has %d consumers, want %d", stream, n, want)
 	}
+}
+
+// Other clients cannot remove records of a bucket that a Store has made: what
+// was removed so could come back (nats-server#8505), or take all with it.
+func TestBucketIsClosed(t *testing.T) {
+	conn := dialNATS(t, startNATS(t, nil))
+	s := opened(t, "closed", kvstore.Options{Conn: conn})
+	wantPut(t, s, "key", "value")
+	wantPut(t, s, "other", "value")
+	stream, err := streamsOf(t, conn).Stream(t.Context(), "KV_closed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rollup := &nats.Msg{Subject: "$KV.closed.key", Header: nats.Header{"Nats-Rollup": {"all"}}}
+	_, err = streamsOf(t, conn).PublishMsg(t.Context(), rollup)
+	for name, err := range map[string]error{
+		"rollup": err, "purge": stream.Purge(t.Context()), "purge of a key": stream.Purge(t.Context(), jetstream.WithPurgeSubject(rollup.Subject)),
+		"delete": stream.DeleteMsg(t.Context(), 1), "erase": stream.SecureDeleteMsg(t.Context(), 1),
+	} {
+		var refused *jetstream.APIError
+		if !errors.As(err, &refused) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			t.Errorf("%s: the error is %v", name, err)
+		}
+	}
+	wantSync(t, s)
+	wantText(t, s, "key", "value")
+	wantText(t, s, "other", "value")
 }

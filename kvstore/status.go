@@ -57,7 +57,7 @@ type Stats struct {
 	Loads   uint64 // requests to the log for a value
 	Dropped uint64 // values that had to leave memory, or found no room
 
-	Writes    uint64 // calls of Put and Delete that were sent to the log
+	Writes    uint64 // calls of Put and Delete with valid arguments
 	Failed    uint64 // those that returned an error
 	Conflicts uint64 // those that returned ErrConflict
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -78,27 +79,48 @@ func reconnectDelay(attempts int) time.Duration {
 	return d/2 + rand.N(d/2) // jitter needs no secrecy
 }
 
-// dialer dials until its context ends, which is that of Open first and then
-// that of the backend.
-type dialer struct{ ctx context.Context } // nats.go dials without one
+const dialTimeout = 2 * time.Second
 
-func (d dialer) Dial(network, address string) (net.Conn, error) {
-	return (&net.Dialer{Timeout: dialTimeout}).DialContext(d.ctx, network, address)
+// dialer dials for nats.go, which has no context for it.
+type dialer struct {
+	ctx  context.Context
+	conn atomic.Pointer[net.Conn] // the last one
 }
 
-const dialTimeout = 2 * time.Second
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(d.ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	d.conn.Store(&conn)
+	if d.ctx.Err() != nil {
+		d.abandon()
+	}
+	return conn, nil
+}
+
+// abandon ends the wait for a server that accepts and says nothing.
+func (d *dialer) abandon() {
+	if conn := d.conn.Load(); conn != nil {
+		_ = (*conn).Close() // nats.go reports what it was waiting for
+	}
+}
 
 // dial connects to a server, and waits for it until ctx ends. The connection
 // does not dial again after its end was called.
 func dial(ctx context.Context, url, namespace string) (*nats.Conn, context.CancelFunc, error) {
 	life, end := context.WithCancel(context.Background())
-	defer context.AfterFunc(ctx, end)()
-	options := append(connOptions(namespace), nats.SetCustomDialer(dialer{life}))
+	d := &dialer{ctx: life}
+	release := context.AfterFunc(ctx, func() { end(); d.abandon() })
+	options := append(connOptions(namespace), nats.SetCustomDialer(d))
 	retry := replication.NewBackoff()
 	for {
 		conn, err := nats.Connect(url, options...)
-		if err == nil {
+		if err == nil && release() {
 			return conn, end, nil
+		}
+		if conn != nil {
+			conn.Close()
 		}
 		if errors.Is(err, nats.ErrAuthorization) || retry.Wait(ctx, nil) != nil {
 			end()

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -12,19 +13,28 @@ import (
 // decides what a key's value is: a value is found through its record, and the
 // cache only takes it from there when there is no room for it.
 //
-// ristretto's policy is used, and nothing else of it is relied upon: it may
-// drop or refuse what it is given, keep the first of two values, or tell late
-// of what it gave up. In each case the value of one load of one record is no
-// longer in memory, and is loaded again when it is read.
+// While there is room for all there is nothing to decide, and it only counts.
+// From the first value on that does not fit ristretto's policy decides, and
+// nothing else of it is relied upon: it may drop or refuse what it is given, keep
+// the first of two values, or tell late of what it gave up. In each case the
+// value of one load of one record is no longer in memory, and is loaded again
+// when it is read.
 type cache struct {
 	limit   int64
-	lfu     *ristretto.Cache[uint64, resident] // nil: nothing is held
-	held    atomic.Int64                       // bytes of all values that records point at
-	dropped atomic.Uint64                      // values that had to go, or found no room
+	seed    maphash.Seed
+	held    atomic.Int64  // bytes of all values that records point at
+	dropped atomic.Uint64 // values that had to go, or found no room
+
+	lfu    atomic.Pointer[policy] // nil: there is room for all, or for nothing
+	others walk                   // records that lfu has not been told of yet. The index's, as put
 
 	gate   sync.RWMutex // ristretto may not be told of hits while it closes
 	closed bool
 }
+
+// policy has values by the hashes of their keys, so that what it knows of a key's
+// popularity outlives the value. Two keys with one hash cost each other the memory.
+type policy = ristretto.Cache[uint64, resident]
 
 // resident is one load of a value.
 type resident struct {
@@ -32,33 +42,22 @@ type resident struct {
 	data *byte
 }
 
-func newCache(limit int64) (*cache, error) {
-	c := &cache{limit: max(limit, 0)}
-	if limit <= 0 {
-		return c, nil
-	}
-	lfu, err := ristretto.NewCache(&ristretto.Config[uint64, resident]{
+func newCache(limit int64) *cache { return &cache{limit: max(limit, 0), seed: maphash.MakeSeed()} }
+
+func (c *cache) newPolicy() (*policy, error) {
+	return ristretto.NewCache(&ristretto.Config[uint64, resident]{
 		// Ten per value, were values of 256 bytes; three bytes of memory each.
-		NumCounters:        min(max(limit/25, 1<<10), 1<<22),
-		MaxCost:            limit,
+		NumCounters:        min(max(c.limit/25, 1<<10), 1<<22),
+		MaxCost:            c.limit,
 		BufferItems:        64,
 		IgnoreInternalCost: true,
 		OnExit:             c.exit,
-		KeyToHash:          func(id uint64) (uint64, uint64) { return spread(id), 0 },
 		// The records' own expiry is exact; ristretto's is not used.
 		TtlTickerDurationInSec: 3600,
 	})
-	c.lfu = lfu
-	return c, err
 }
 
-// spread makes a hash of a counter, without collisions: ristretto takes shards
-// and counters from its bits.
-func spread(id uint64) uint64 {
-	id ^= id >> 32
-	id *= 0x9e3779b97f4a7c15
-	return id ^ id>>29
-}
+func (c *cache) hash(r *record) uint64 { return maphash.String(c.seed, r.key()) }
 
 // exit is called by ristretto for whatever it does not hold any more, also for
 // what it never held.
@@ -79,65 +78,116 @@ func (c *cache) take(r resident) bool {
 
 // put gives a record its value, as long as the cache will hold it. It is called
 // under index.mu, for the current record of a key only. The bytes become the
-// cache's.
-func (c *cache) put(r *record, value []byte) {
-	if len(value) == 0 {
+// cache's. records are all that the index has.
+func (c *cache) put(r *record, value []byte, records *keyMap) {
+	size := int64(len(value))
+	if size == 0 {
 		return
 	}
-	if c.lfu == nil || int64(len(value)) > c.limit {
+	if size > c.limit {
 		c.dropped.Add(1)
 		return
 	}
-	c.settle()
+	if c.lfu.Load() == nil && c.held.Load()+size > c.limit && !c.engage(records) {
+		return
+	}
 	res := resident{r, unsafe.SliceData(value)}
 	r.data.Store(res.data)
-	c.held.Add(int64(len(value)))
-	if r.cached { // and given up since
-		c.lfu.Del(r.id)
+	c.held.Add(size)
+	if c.lfu.Load() != nil {
+		c.admit(res)
+		c.makeRoom()
 	}
-	r.cached = true
-	if !c.lfu.Set(r.id, res, int64(len(value))) {
-		c.lfu.Wait() // its queue was full
-		if !c.lfu.Set(r.id, res, int64(len(value))) {
+}
+
+// engage lets the policy decide from now on. What is there already it is told
+// bit by bit.
+func (c *cache) engage(records *keyMap) bool {
+	p, err := c.newPolicy()
+	if err != nil { // it does not like the limit
+		c.dropped.Add(1)
+		return false
+	}
+	c.lfu.Store(p)
+	c.others = records.walk()
+	return true
+}
+
+// admit tells the policy of a value.
+func (c *cache) admit(res resident) {
+	p, hash := c.lfu.Load(), c.hash(res.rec)
+	if res.rec.cached { // and given up since
+		p.Del(hash)
+	}
+	res.rec.cached = true
+	if !p.Set(hash, res, int64(res.rec.size)) {
+		p.Wait() // its queue was full
+		if !p.Set(hash, res, int64(res.rec.size)) {
 			c.exit(res)
 		}
 	}
 }
 
-// settle waits for ristretto when more is held than it would keep: values
-// arrive faster than its queue is worked off.
-func (c *cache) settle() {
-	if c.held.Load() > c.limit+c.limit/16 {
-		c.lfu.Wait()
+// makeRoom tells the policy of some values that were there before it. When
+// more is held than it would keep, because it does not know of enough or values
+// arrive faster than its queue is worked off, it waits until that has passed.
+func (c *cache) makeRoom() {
+	p, more := c.lfu.Load(), c.tell(16)
+	for c.held.Load() > c.limit+c.limit/16 {
+		p.Wait()
+		if !more {
+			return
+		}
+		more = c.tell(256)
+	}
+}
+
+// tell tells the policy of the values in n buckets, and returns whether there
+// are more.
+func (c *cache) tell(n int) bool {
+	for range n {
+		if !c.others.next(c.adopt) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *cache) adopt(r *record) {
+	if data := r.data.Load(); data != nil && !r.cached {
+		c.admit(resident{r, data})
 	}
 }
 
 // release takes the value from a record that is no longer current, and the key
-// out of ristretto: an update in place would not make room for what it adds, as
+// out of the policy: an update in place would not make room for what it adds, as
 // a new item does. It is called under index.mu, before put of a successor.
 func (c *cache) release(r *record) {
 	c.take(resident{r, r.data.Load()})
 	if r.cached {
-		c.lfu.Del(r.id)
+		c.lfu.Load().Del(c.hash(r))
 		r.cached = false
 	}
 }
 
 // hit tells the policy that a value was read.
 func (c *cache) hit(r *record) {
+	if c.lfu.Load() == nil {
+		return
+	}
 	c.gate.RLock()
 	defer c.gate.RUnlock()
-	if c.lfu != nil && !c.closed {
-		c.lfu.Get(r.id)
+	if !c.closed {
+		c.lfu.Load().Get(c.hash(r))
 	}
 }
 
-// close stops ristretto. put must not be called any more.
+// close stops the policy. put must not be called any more.
 func (c *cache) close() {
 	c.gate.Lock()
 	defer c.gate.Unlock()
-	if c.lfu != nil && !c.closed {
-		c.lfu.Close()
+	if p := c.lfu.Load(); p != nil && !c.closed {
+		p.Close()
 	}
 	c.closed = true
 }

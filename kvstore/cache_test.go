@@ -244,11 +244,9 @@ func settled(t *testing.T, x *index) int64 {
 	t.Helper()
 	x.mu.Lock() // nothing is added meanwhile
 	defer x.mu.Unlock()
-	if x.cache.lfu != nil {
-		x.cache.lfu.Wait()
-	}
+	x.cache.wait()
 	bytes := int64(0)
-	for _, r := range x.records.All() {
+	for r := range x.records.all() {
 		if r.data.Load() != nil {
 			bytes += int64(r.size)
 		}
@@ -260,6 +258,24 @@ func settled(t *testing.T, x *index) int64 {
 		t.Errorf("%d bytes are held, the limit is %d", bytes, limit)
 	}
 	return bytes
+}
+
+// wait lets ristretto work off what it was given.
+func (c *cache) wait() {
+	if p := c.lfu.Load(); p != nil {
+		p.Wait()
+	}
+}
+
+// newFullCache returns one that does not wait with its decisions until it is full.
+func newFullCache(t *testing.T, limit int64) *cache {
+	t.Helper()
+	c := newCache(limit)
+	if !c.engage(newKeyMap()) {
+		t.Fatal("there is no policy")
+	}
+	t.Cleanup(c.close)
+	return c
 }
 
 func checkBytes(t *testing.T, s *Store) {
@@ -277,10 +293,7 @@ func checkBytes(t *testing.T, s *Store) {
 // shrink, and the room is used.
 func testCacheBytes(t *testing.T) {
 	const keys, limit = 3000, 64 << 10
-	c, err := newCache(limit)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := newCache(limit)
 	defer c.close()
 	x, revision := newIndex(c), uint64(0)
 	write := func(key int, size int) {
@@ -395,19 +408,15 @@ func testLoadedOnce(t *testing.T) {
 // A late eviction or refusal of an older value, or of an older load of the same,
 // takes nothing from its successor.
 func TestCacheLateExit(t *testing.T) {
-	c, err := newCache(1 << 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.close()
+	c := newFullCache(t, 1<<10)
 	x := newIndex(c)
 	x.Apply(1, message("key", 1, "first"))
-	c.lfu.Wait() // else it may lose, by itself, what is deleted and set again
-	old, _ := x.records.Load("key")
+	c.wait() // else it may lose, by itself, what is deleted and set again
+	old := x.records.find("key")
 	late := resident{old, old.data.Load()}
 	c.exit(late) // gave it up
 	x.fill(old, []byte("first"))
-	c.lfu.Wait()
+	c.wait()
 	c.exit(late) // and says so again
 	if text, ok := old.text(); !ok || text != "first" {
 		t.Fatalf("the second load is %q, %v", text, ok)
@@ -417,7 +426,7 @@ func TestCacheLateExit(t *testing.T) {
 	c.exit(late)
 	c.exit(again)
 	c.exit(resident{})
-	now, _ := x.records.Load("key")
+	now := x.records.find("key")
 	if text, ok := now.text(); !ok || text != "second" {
 		t.Fatalf("the second value is %q, %v", text, ok)
 	}
@@ -431,17 +440,14 @@ func TestCacheLateExit(t *testing.T) {
 // no value is lost.
 func TestCacheBurst(t *testing.T) {
 	const values, size = 200_000, 8
-	c, err := newCache(2 * values * size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.close()
-	records := make([]record, values)
+	c := newFullCache(t, 2*values*size)
+	records := make([]*record, values)
 	for i := range records {
-		records[i].id, records[i].size = uint64(i+1), size
-		c.put(&records[i], fmt.Appendf(nil, "%8d", i))
+		records[i] = allocate(strconv.Itoa(i))
+		records[i].size = size
+		c.put(records[i], fmt.Appendf(nil, "%8d", i), nil)
 	}
-	c.lfu.Wait()
+	c.wait()
 	missing := 0
 	for i := range records {
 		text, ok := records[i].text()
@@ -461,13 +467,11 @@ func TestCacheBurst(t *testing.T) {
 
 // What ristretto refuses is not in memory, and not counted.
 func TestCacheRefused(t *testing.T) {
-	c, err := newCache(1 << 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.lfu.Close() // refuses everything
-	r := &record{id: 1, size: 5}
-	c.put(r, []byte("value"))
+	c := newFullCache(t, 1<<10)
+	c.close() // it refuses everything
+	r := allocate("key")
+	r.size = 5
+	c.put(r, []byte("value"), nil)
 	if text, ok := r.text(); ok || c.held.Load() != 0 || c.dropped.Load() != 1 {
 		t.Errorf("%q, %v; %d bytes, %d dropped", text, ok, c.held.Load(), c.dropped.Load())
 	}
@@ -476,18 +480,13 @@ func TestCacheRefused(t *testing.T) {
 // What is not visible any more needs no memory, and gets none.
 func TestCacheHoldsVisibleOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, err := newCache(1 << 10)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.close()
-		x := newIndex(c)
+		x := newIndex(newFullCache(t, 1<<10))
 		expiring, deleted := message("expiring", 1, "value"), message("deleted", 2, "value")
 		expiring.VisibleUntil = time.Now().UnixMilli() + 1000
 		expiring.HidesUntil = expiring.VisibleUntil
 		x.Apply(1, expiring)
 		x.Apply(1, deleted)
-		r, _ := x.records.Load("expiring")
+		r := x.records.find("expiring")
 		if bytes := settled(t, x); bytes != 10 {
 			t.Fatalf("%d bytes are held", bytes)
 		}

@@ -34,11 +34,11 @@ func knownFrom(m *replication.Message, now int64) known {
 
 // lookUp tells what the index knows of a key.
 func (x *index) lookUp(key string) known {
-	r, ok := x.records.Load(key)
-	if !ok {
+	r := x.records.find(key)
+	if r == nil {
 		return known{}
 	}
-	return known{revision: r.revision, visible: r.visible(), hides: r.hides}
+	return known{revision: r.revision, visible: r.visible(), hides: r.particulars().hides}
 }
 
 // step is what to do next about a change.

@@ -23,7 +23,7 @@ func (e Entry) Key() string {
 	if e.rec == nil {
 		return ""
 	}
-	return e.rec.key
+	return e.rec.key()
 }
 
 // Text returns the value as a string, without a copy.

@@ -38,8 +38,8 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 }
 
 func (s *Store) get(ctx context.Context, key string) (Entry, error) {
-	r, ok := s.index.records.Load(key)
-	if !ok || !r.visible() {
+	r := s.index.records.find(key)
+	if r == nil || !r.visible() {
 		return Entry{}, s.absent(key)
 	}
 	value, ok := r.text()
@@ -120,7 +120,7 @@ func (s *Store) awaitRead(ctx context.Context, opts []ReadOption, keys ...string
 // holds tells whether every key is at the revision or a later one.
 func (s *Store) holds(keys []string, revision Revision) bool {
 	for _, key := range keys {
-		if r, ok := s.index.records.Load(key); !ok || Revision(r.revision) < revision {
+		if r := s.index.records.find(key); r == nil || Revision(r.revision) < revision {
 			return false
 		}
 	}

@@ -1,11 +1,12 @@
 package kvstore
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/puzpuzpuz/xsync/v4"
 	"github.com/tidwall/btree"
 
 	"github.com/nearkv/nearkv/replication"
@@ -25,26 +26,25 @@ const (
 // ones as long as the log has them. It is the truth about which keys exist and
 // at which revision; the cache only decides which values are in memory.
 //
-// Readers look keys up without a lock, in a map whose lookups are wait-free
-// (xsync.Map), and list them in snapshots. Writers hold mu.
+// Readers look keys up without a lock, and list them in snapshots. Writers hold
+// mu.
 //
 // Invariant: every change goes through set or drop, which keep the parts in
 // step and tell the watchers.
 type index struct {
-	records *xsync.Map[string, *record]
+	records *keyMap
 	cache   *cache
 
 	// snapshot is a copy of ordered that is as new as ordered, or nil.
 	snapshot atomic.Pointer[tree]
 
 	mu          sync.Mutex // no user code and no I/O under it
-	ordered     *tree      // the visible records by key, and expired ones until they are told
+	ordered     *tree      // the visible records by key, and expired ones until they are told; nil: not yet
 	deadlines   *tree      // by (due, key)
 	epoch       uint64
 	current     int               // records of this epoch
 	unconfirmed map[string]uint64 // revisions applied ahead of the feed
 	foreign     map[string]uint64 // epochs, by subjects that are no keys
-	ids         uint64
 	watchers    map[*watcher]struct{}
 	closed      bool
 	wake        chan struct{} // of capacity 1: an earlier deadline than before
@@ -63,19 +63,18 @@ func newTree(less func(a, b *record) bool) *tree {
 	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
 }
 
-func byKey(a, b *record) bool { return a.key < b.key }
+func byKey(a, b *record) bool { return a.key() < b.key() }
 
 func byDue(a, b *record) bool {
-	if a.due != b.due {
-		return a.due < b.due
+	if a.rare.due != b.rare.due {
+		return a.rare.due < b.rare.due
 	}
-	return a.key < b.key
+	return a.key() < b.key()
 }
 
 func newIndex(c *cache) *index {
 	return &index{
-		records: xsync.NewMap[string, *record](), cache: c,
-		ordered: newTree(byKey), deadlines: newTree(byDue),
+		records: newKeyMap(), cache: c, deadlines: newTree(byDue),
 		unconfirmed: make(map[string]uint64), foreign: make(map[string]uint64),
 		watchers: make(map[*watcher]struct{}), wake: make(chan struct{}, 1),
 	}
@@ -113,7 +112,7 @@ func (x *index) applyAhead(epoch uint64, m *replication.Message, value []byte) b
 		return false
 	}
 	x.enter(epoch)
-	before, _ := x.records.Load(m.Key)
+	before := x.records.find(m.Key)
 	if x.merge(epoch, m, value) != before {
 		x.unconfirmed[m.Key] = m.Revision
 	}
@@ -132,14 +131,14 @@ func (x *index) enter(epoch uint64) {
 // merge puts a record in the place of its key, unless that or a newer one is
 // there. It returns the record that is there afterwards.
 func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *record {
-	old, _ := x.records.Load(m.Key)
+	old := x.records.find(m.Key)
 	if old != nil {
 		known := old.revision == m.Revision
 		switch {
-		case old.epoch == epoch && (old.revision > m.Revision || known && old.like(m)):
+		case old.epoch == uint32(epoch) && (old.revision > m.Revision || known && old.like(m)):
 			return old
-		case old.epoch != epoch && known && (old.stored.Load() == m.Stored.UnixNano() || old.same(m)):
-			old.epoch = epoch // read again
+		case old.epoch != uint32(epoch) && known && (old.stored.Load() == m.Stored.UnixNano() || old.same(m)):
+			old.epoch = uint32(epoch) // read again
 			x.current++
 			return old
 		}
@@ -153,25 +152,21 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *recor
 func (x *index) set(old, r *record, value []byte) {
 	now := time.Now().UnixMilli()
 	wasVisible := false
-	if old == nil {
-		x.ids++
-		r.id = x.ids
-	} else {
-		wasVisible = !old.deleted && !old.expired
+	if old != nil {
+		wasVisible = !old.hidden()
 		x.cache.release(old)
-		r.id = old.id
 		x.unschedule(old)
 		x.count(old, -1)
 	}
-	if old == nil || old.epoch != x.epoch {
+	if old == nil || old.epoch != uint32(x.epoch) {
 		x.current++
 	}
 	r.expired = !r.deleted && !r.visibleAt(now)
-	isVisible := !r.deleted && !r.expired
+	isVisible := !r.hidden()
 	if isVisible {
-		x.cache.put(r, value)
+		x.cache.put(r, value, x.records)
 	}
-	x.records.Store(r.key, r)
+	x.records.set(r)
 	x.count(r, +1)
 	x.order(r, wasVisible, isVisible)
 	x.schedule(r)
@@ -181,6 +176,8 @@ func (x *index) set(old, r *record, value []byte) {
 // order keeps the ordered tree.
 func (x *index) order(r *record, wasVisible, isVisible bool) {
 	switch {
+	case x.ordered == nil:
+		return
 	case isVisible:
 		x.ordered.Set(r)
 	case wasVisible:
@@ -204,13 +201,13 @@ func (x *index) tell(r *record, wasVisible, isVisible bool) {
 
 // drop removes a record that the log has no more.
 func (x *index) drop(r *record) {
-	wasVisible := !r.deleted && !r.expired
+	wasVisible := !r.hidden()
 	x.cache.release(r)
 	x.unschedule(r)
 	x.count(r, -1)
-	x.records.Delete(r.key)
-	delete(x.unconfirmed, r.key)
-	if r.epoch == x.epoch {
+	x.records.remove(r.key())
+	delete(x.unconfirmed, r.key())
+	if r.epoch == uint32(x.epoch) {
 		x.current--
 	}
 	x.order(r, wasVisible, false)
@@ -220,7 +217,7 @@ func (x *index) drop(r *record) {
 }
 
 func (x *index) count(r *record, by int64) {
-	if r.deleted || r.expired {
+	if r.hidden() {
 		x.counts.hidden.Add(by)
 	} else {
 		x.counts.visible.Add(by)
@@ -232,17 +229,18 @@ func (x *index) Sweep(epoch uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.enter(epoch)
+	defer x.arrange()
 	for subject, e := range x.foreign {
 		if e != epoch {
 			delete(x.foreign, subject)
 		}
 	}
 	x.counts.foreign.Store(int64(len(x.foreign)))
-	if x.current == x.records.Size() {
+	if x.current == x.records.size {
 		return
 	}
-	for _, r := range x.records.All() {
-		if r.epoch != epoch {
+	for r := range x.records.all() {
+		if r.epoch != uint32(epoch) {
 			x.drop(r)
 		}
 	}
@@ -252,10 +250,10 @@ func (x *index) Sweep(epoch uint64) {
 func (x *index) Tally(now time.Time) replication.Tally {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	t := replication.Tally{Most: x.records.Size() + len(x.foreign)}
+	t := replication.Tally{Most: x.records.size + len(x.foreign)}
 	t.Least = t.Most - len(x.unconfirmed) - x.leaving(now.UnixMilli())
 	for key, revision := range x.unconfirmed {
-		if r, _ := x.records.Load(key); r == nil || r.leaving(now.UnixMilli()) {
+		if r := x.records.find(key); r == nil || r.leaving(now.UnixMilli()) {
 			continue // it may have gone before the feed could tell of it
 		}
 		if t.Unconfirmed == 0 || revision < t.Unconfirmed {
@@ -272,7 +270,7 @@ func (x *index) leaving(now int64) int {
 		if r.leaving(now) {
 			n++
 		}
-		return r.due <= now+retention+1000
+		return r.rare.due <= now+retention+1000
 	})
 	return n
 }
@@ -280,13 +278,16 @@ func (x *index) leaving(now int64) int {
 // schedule notes when the index has to look at a record: when it expires, and
 // when the log has removed it.
 func (x *index) schedule(r *record) {
+	p := r.rare
 	switch {
-	case r.expires != 0 && !r.deleted && !r.expired:
-		r.due = r.expires
-	case r.hides != 0:
-		r.due = max(r.hides, time.Now().UnixMilli()) + retention
+	case p == nil:
+		return
+	case p.expires != 0 && !r.hidden():
+		p.due = p.expires
+	case p.hides != 0:
+		p.due = max(p.hides, time.Now().UnixMilli()) + retention
 	default:
-		r.due = 0
+		p.due = 0
 		return
 	}
 	x.deadlines.Set(r)
@@ -296,7 +297,7 @@ func (x *index) schedule(r *record) {
 }
 
 func (x *index) unschedule(r *record) {
-	if r.due != 0 {
+	if r.particulars().due != 0 {
 		x.deadlines.Delete(r)
 	}
 }
@@ -320,8 +321,8 @@ func (x *index) expireSome(now int64) (next int64) {
 		if !ok {
 			return 0
 		}
-		if r.due > now {
-			return r.due
+		if r.rare.due > now {
+			return r.rare.due
 		}
 		x.expire(r)
 	}
@@ -329,7 +330,7 @@ func (x *index) expireSome(now int64) (next int64) {
 }
 
 func (x *index) expire(r *record) {
-	if r.deleted || r.expired {
+	if r.hidden() {
 		x.drop(r)
 		return
 	}
@@ -347,10 +348,10 @@ func (x *index) expire(r *record) {
 func (x *index) fill(r *record, value []byte) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if now, _ := x.records.Load(r.key); now != r || x.closed || r.deleted || r.expired || r.data.Load() != nil {
+	if x.records.find(r.key()) != r || x.closed || r.hidden() || r.data.Load() != nil {
 		return
 	}
-	x.cache.put(r, value)
+	x.cache.put(r, value, x.records)
 }
 
 // list returns the visible records in order. The tree must not be changed.
@@ -366,10 +367,34 @@ func (x *index) list() *tree {
 func (x *index) listLocked() *tree {
 	t := x.snapshot.Load()
 	if t == nil {
+		x.arrange()
 		t = x.ordered.Copy()
 		x.snapshot.Store(t)
 	}
 	return t
+}
+
+// arrange makes the ordered tree, once: to sort all keys when they are there is
+// several times faster than to sort in each of them.
+func (x *index) arrange() {
+	if x.ordered != nil {
+		return
+	}
+	x.ordered = newTree(byKey)
+	for _, r := range x.sorted() {
+		x.ordered.Load(r)
+	}
+}
+
+func (x *index) sorted() []*record {
+	records := make([]*record, 0, x.counts.visible.Load())
+	for r := range x.records.all() {
+		if !r.hidden() {
+			records = append(records, r)
+		}
+	}
+	slices.SortFunc(records, func(a, b *record) int { return strings.Compare(a.key(), b.key()) })
+	return records
 }
 
 // close ends all changes. The cache can be closed afterwards.

@@ -10,15 +10,6 @@ import (
 	"github.com/nearkv/nearkv/replication"
 )
 
-func noCache(tb testing.TB) *cache {
-	tb.Helper()
-	c, err := newCache(-1)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return c
-}
-
 // message is a put, stored now.
 func message(key string, revision uint64, value string) replication.Message {
 	return replication.Message{
@@ -31,9 +22,7 @@ func message(key string, revision uint64, value string) replication.Message {
 func checkInvariants(x *index) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.cache.lfu != nil {
-		x.cache.lfu.Wait()
-	}
+	x.cache.wait()
 	return firstError(x.checkRecords, x.checkOrdered, x.checkDeadlines, x.checkCounts)
 }
 
@@ -47,19 +36,17 @@ func firstError(checks ...func() error) error {
 }
 
 func (x *index) checkRecords() error {
-	ids, current, held := make(map[uint64]string), 0, int64(0)
-	for key, r := range x.records.All() {
-		if r.key != key {
-			return fmt.Errorf("%q is under %q", r.key, key)
+	n, current, held := 0, 0, int64(0)
+	for r := range x.records.all() {
+		n++
+		key, epoch := r.key(), uint64(r.epoch)
+		if x.records.find(key) != r {
+			return fmt.Errorf("%q is not found", key)
 		}
-		if other, twice := ids[r.id]; twice || r.id == 0 || r.id > x.ids {
-			return fmt.Errorf("id %d of %q: also that of %q", r.id, key, other)
+		if epoch > x.epoch {
+			return fmt.Errorf("%q is of epoch %d after %d", key, epoch, x.epoch)
 		}
-		ids[r.id] = key
-		if r.epoch > x.epoch {
-			return fmt.Errorf("%q is of epoch %d after %d", key, r.epoch, x.epoch)
-		}
-		if r.epoch == x.epoch {
+		if epoch == x.epoch {
 			current++
 		}
 		if r.data.Load() != nil {
@@ -68,6 +55,9 @@ func (x *index) checkRecords() error {
 				return fmt.Errorf("%q has no value, but memory for one", key)
 			}
 		}
+	}
+	if n != x.records.size {
+		return fmt.Errorf("%d records, counted %d", n, x.records.size)
 	}
 	if current != x.current {
 		return fmt.Errorf("%d records of this epoch, counted %d", current, x.current)
@@ -88,13 +78,13 @@ func (x *index) checkOrdered() error {
 		var wrong error
 		t.Scan(func(r *record) bool {
 			n++
-			if now, _ := x.records.Load(r.key); now != r || r.deleted || r.expired {
-				wrong = fmt.Errorf("%q at %d is in the tree", r.key, r.revision)
+			if x.records.find(r.key()) != r || r.hidden() {
+				wrong = fmt.Errorf("%q at %d is in the tree", r.key(), r.revision)
 			}
-			if r.key <= last {
-				wrong = fmt.Errorf("%q comes after %q", r.key, last)
+			if r.key() <= last {
+				wrong = fmt.Errorf("%q comes after %q", r.key(), last)
 			}
-			last = r.key
+			last = r.key()
 			return wrong == nil
 		})
 		if wrong != nil {
@@ -111,20 +101,21 @@ func (x *index) checkOrdered() error {
 // time.
 func (x *index) checkDeadlines() error {
 	due := 0
-	for key, r := range x.records.All() {
+	for r := range x.records.all() {
+		key, p := r.key(), r.particulars()
 		switch {
-		case r.expires != 0 && !r.deleted && !r.expired:
-			if r.due != r.expires {
-				return fmt.Errorf("%q expires at %d, is due at %d", key, r.expires, r.due)
+		case p.expires != 0 && !r.hidden():
+			if p.due != p.expires {
+				return fmt.Errorf("%q expires at %d, is due at %d", key, p.expires, p.due)
 			}
-		case r.hides != 0:
-			if r.due < r.hides+retention {
-				return fmt.Errorf("%q hides until %d, is due at %d", key, r.hides, r.due)
+		case p.hides != 0:
+			if p.due < p.hides+retention {
+				return fmt.Errorf("%q hides until %d, is due at %d", key, p.hides, p.due)
 			}
-		case r.due != 0:
-			return fmt.Errorf("%q stays, is due at %d", key, r.due)
+		case p.due != 0:
+			return fmt.Errorf("%q stays, is due at %d", key, p.due)
 		}
-		if r.due == 0 {
+		if p.due == 0 {
 			continue
 		}
 		due++
@@ -140,8 +131,8 @@ func (x *index) checkDeadlines() error {
 
 func (x *index) checkCounts() error {
 	visible, hidden := int64(0), int64(0)
-	for _, r := range x.records.All() {
-		if r.deleted || r.expired {
+	for r := range x.records.all() {
+		if r.hidden() {
 			hidden++
 		} else {
 			visible++
@@ -154,7 +145,7 @@ func (x *index) checkCounts() error {
 		return fmt.Errorf("%d foreign, counted %d", len(x.foreign), x.counts.foreign.Load())
 	}
 	for key, revision := range x.unconfirmed {
-		if r, ok := x.records.Load(key); !ok || r.epoch != x.epoch || r.revision < revision {
+		if r := x.records.find(key); r == nil || uint64(r.epoch) != x.epoch || r.revision < revision {
 			return fmt.Errorf("%q is unconfirmed at %d, and is not there", key, revision)
 		}
 	}
@@ -164,12 +155,12 @@ func (x *index) checkCounts() error {
 // A log that was rolled back has other records under the same revisions. Until
 // that is noticed the last that is told counts, and the books stay in order.
 func TestIndexSameRevision(t *testing.T) {
-	x := newIndex(noCache(t))
+	x := newIndex(newCache(-1))
 	first, second := message("k", 5, "first"), message("k", 5, "second")
 	second.Stored = first.Stored.Add(1)
 	x.applyAhead(1, &first, nil)
 	x.Apply(1, second)
-	if r, _ := x.records.Load("k"); r.size != len("second") {
+	if r := x.records.find("k"); int(r.size) != len("second") {
 		t.Errorf("the record has %d bytes", r.size)
 	}
 	if err := checkInvariants(x); err != nil {
@@ -178,7 +169,7 @@ func TestIndexSameRevision(t *testing.T) {
 	x.Apply(1, message("old", 6, "v"))
 	x.Apply(2, second)
 	x.Sweep(2)
-	if _, ok := x.records.Load("old"); ok {
+	if x.records.find("old") != nil {
 		t.Error("what the log has no more is there")
 	}
 }
@@ -186,7 +177,7 @@ func TestIndexSameRevision(t *testing.T) {
 // What a new log has at the same revision and time is the same: it is not told
 // again. What it has not is told as deleted.
 func TestIndexResync(t *testing.T) {
-	x := newIndex(noCache(t))
+	x := newIndex(newCache(-1))
 	w := &watcher{pending: make(map[string]Event), ready: make(chan struct{}, 1)}
 	same, changed, lost := message("same", 1, "v"), message("changed", 2, "v"), message("lost", 3, "v")
 	for _, m := range []replication.Message{same, changed, lost} {

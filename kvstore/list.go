@@ -96,11 +96,11 @@ func (s *Store) Keys(prefix string) iter.Seq[KeyInfo] {
 // a key.
 func (x *index) ascend(prefix, after string) iter.Seq[*record] {
 	return func(yield func(*record) bool) {
-		x.list().Ascend(&record{key: max(prefix, after)}, func(r *record) bool {
-			if !strings.HasPrefix(r.key, prefix) {
+		x.list().Ascend(allocate(max(prefix, after)), func(r *record) bool {
+			if !strings.HasPrefix(r.key(), prefix) {
 				return false
 			}
-			if r.key == after || !r.visible() {
+			if r.key() == after || !r.visible() {
 				return true
 			}
 			return yield(r)

@@ -125,7 +125,7 @@ func TestAscend(t *testing.T) {
 	name := rapid.StringOfN(rapid.RuneFrom([]rune{'a', 'b', '.', 0, 0x7f, 0xe9, 0xffff, 0x10ffff}), 0, 4, -1)
 	rapid.Check(t, func(rt *rapid.T) {
 		now := time.Now().UnixMilli()
-		x := newIndex(noCache(t))
+		x := newIndex(newCache(-1))
 		var want []string
 		prefix, after := name.Draw(rt, "prefix"), name.Draw(rt, "after")
 		after = rapid.SampledFrom([]string{"", prefix + after}).Draw(rt, "start")
@@ -133,7 +133,7 @@ func TestAscend(t *testing.T) {
 			if codec.CheckKey(key) != nil {
 				continue
 			}
-			m := message(key, uint64(x.records.Size()+1), "v")
+			m := message(key, uint64(x.records.size+1), "v")
 			visible := true
 			switch rapid.IntRange(0, 4).Draw(rt, "kind") {
 			case 0:
@@ -151,7 +151,7 @@ func TestAscend(t *testing.T) {
 		slices.Sort(want)
 		var got []string
 		for r := range x.ascend(prefix, after) {
-			got = append(got, r.key)
+			got = append(got, r.key())
 		}
 		if !slices.Equal(got, want) {
 			rt.Fatalf("%q after %q: %q, not %q", prefix, after, got, want)
@@ -170,16 +170,16 @@ func TestAscend(t *testing.T) {
 
 // A list that is under way does not see later changes, and does not hold them up.
 func TestAscendIsOfOneMoment(t *testing.T) {
-	x := newIndex(noCache(t))
+	x := newIndex(newCache(-1))
 	for i := range 10 {
 		x.Apply(1, message(fmt.Sprint(i), uint64(i+1), "v"))
 	}
 	revision := uint64(10)
 	var got []string
 	for r := range x.ascend("", "") {
-		got = append(got, r.key)
+		got = append(got, r.key())
 		revision++
-		x.Apply(1, message(r.key+"x", revision, "new"))
+		x.Apply(1, message(r.key()+"x", revision, "new"))
 		m := message(fmt.Sprint(9-len(got)), revision+1, "")
 		m.Record.Op = codec.OpDelete
 		revision++

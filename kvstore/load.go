@@ -20,8 +20,8 @@ var errSuperseded = errors.New("superseded")
 // load returns a value that is not in memory.
 func (s *Store) load(ctx context.Context, key string) (Entry, error) {
 	for {
-		r, ok := s.index.records.Load(key)
-		if !ok || !r.visible() {
+		r := s.index.records.find(key)
+		if r == nil || !r.visible() {
 			return Entry{}, ErrNotFound
 		}
 		value, err := s.fetch(ctx, r)
@@ -51,9 +51,9 @@ func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
 			if s.closed.Load() {
 				return "", ErrClosed
 			}
-			return "", fmt.Errorf("kvstore: load %.64q: %w: %w", r.key, err, ended)
+			return "", fmt.Errorf("kvstore: load %.64q: %w: %w", r.key(), err, ended)
 		}
-		if now, _ := s.index.records.Load(r.key); now != r {
+		if s.index.records.find(r.key()) != r {
 			return "", errSuperseded
 		}
 	}
@@ -61,7 +61,7 @@ func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
 
 // fetchOnce asks the log once for all that wait for the same record.
 func (s *Store) fetchOnce(ctx context.Context, r *record) (string, error) {
-	flight := r.key + "\x00" + strconv.FormatUint(r.revision, 36)
+	flight := r.key() + "\x00" + strconv.FormatUint(r.revision, 36)
 	result := s.flights.DoChan(flight, func() (any, error) {
 		if !s.begin() {
 			return "", ErrClosed
@@ -91,9 +91,9 @@ func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
 	}
 	s.stats.loads.Add(1)
 	m, err := s.log.Load(ctx, r.revision)
-	if err == nil && m.Key == r.key && len(m.Record.Value) == r.size {
+	if err == nil && m.Key == r.key() && len(m.Record.Value) == int(r.size) {
 		s.index.fill(r, m.Record.Value)
-		return unsafe.String(unsafe.SliceData(m.Record.Value), r.size), nil
+		return unsafe.String(unsafe.SliceData(m.Record.Value), len(m.Record.Value)), nil
 	}
 	if err != nil && !errors.Is(err, replication.ErrNoRecord) {
 		return "", err
@@ -105,15 +105,15 @@ func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
 // The leader knows; it also has headers as they were stored, where a direct get
 // mixes those of others with its own.
 func (s *Store) superseded(ctx context.Context, epoch uint64, r *record) (string, error) {
-	m, err := s.refresh(ctx, epoch, r.key)
+	m, err := s.refresh(ctx, epoch, r.key())
 	if err != nil {
 		return "", err
 	}
-	if m != nil && m.Revision == r.revision && len(m.Record.Value) == r.size {
+	if m != nil && m.Revision == r.revision && len(m.Record.Value) == int(r.size) {
 		s.index.fill(r, m.Record.Value)
-		return unsafe.String(unsafe.SliceData(m.Record.Value), r.size), nil
+		return unsafe.String(unsafe.SliceData(m.Record.Value), len(m.Record.Value)), nil
 	}
-	if now, _ := s.index.records.Load(r.key); now == r && r.visible() {
+	if s.index.records.find(r.key()) == r && r.visible() {
 		// The leader knows nothing newer: the log is not what was followed.
 		s.feed.Doubt("the log has lost a record")
 		return "", fmt.Errorf("%w: reading the log again", ErrUnavailable)
@@ -124,7 +124,7 @@ func (s *Store) superseded(ctx context.Context, epoch uint64, r *record) (string
 // refresh brings the last record of a key from the log's leader into the index,
 // ahead of the feed. The result is nil if the log has none.
 func (s *Store) refresh(ctx context.Context, epoch uint64, key string) (*replication.Message, error) {
-	before, _ := s.index.records.Load(key)
+	before := s.index.records.find(key)
 	m, err := s.log.Last(ctx, key)
 	if errors.Is(err, replication.ErrNoRecord) {
 		if before != nil && before.visible() {

@@ -37,10 +37,7 @@ func TestIndexModel(t *testing.T) {
 }
 
 func checkIndex(t *testing.T, rt *rapid.T) {
-	c, err := newCache(rapid.SampledFrom([]int64{-1, 20, 1000}).Draw(rt, "cache bytes"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := newCache(rapid.SampledFrom([]int64{-1, 20, 1000}).Draw(rt, "cache bytes"))
 	defer c.close()
 	m := &indexModel{
 		rt: rt, x: newIndex(c), epoch: 1, revision: 1,
@@ -255,10 +252,10 @@ func (m *indexModel) fill(rt *rapid.T) {
 		return
 	}
 	k := m.known[rapid.SampledFrom(keys).Draw(rt, "key")]
-	r, ok := m.x.records.Load(k.message.Key)
-	if ok && r.revision == k.message.Revision && r.size > 0 {
+	r := m.x.records.find(k.message.Key)
+	if r != nil && r.revision == k.message.Revision && r.size > 0 {
 		m.x.fill(r, slices.Clone(k.message.Record.Value))
-		m.x.fill(newRecord(r.epoch, &k.message), slices.Clone(k.message.Record.Value)) // not the current one
+		m.x.fill(newRecord(uint64(r.epoch), &k.message), slices.Clone(k.message.Record.Value)) // not the current one
 	}
 }
 
@@ -280,14 +277,14 @@ func (m *indexModel) check(rt *rapid.T) {
 		}
 		m.checkRecord(k, now)
 	}
-	for key, r := range m.x.records.All() {
-		if _, ok := m.known[key]; !ok {
-			rt.Fatalf("%q is there, at %d", key, r.revision)
+	for r := range m.x.records.all() {
+		if _, ok := m.known[r.key()]; !ok {
+			rt.Fatalf("%q is there, at %d", r.key(), r.revision)
 		}
 	}
 	listed := make(map[string]uint64)
 	for r := range m.x.ascend("", "") {
-		listed[r.key] = r.revision
+		listed[r.key()] = r.revision
 	}
 	if !maps.Equal(listed, visible) {
 		rt.Fatalf("listed is %v, not %v", listed, visible)
@@ -298,14 +295,15 @@ func (m *indexModel) check(rt *rapid.T) {
 
 func (m *indexModel) checkRecord(k knownRecord, now int64) {
 	msg := k.message
-	r, ok := m.x.records.Load(msg.Key)
-	if !ok {
+	r := m.x.records.find(msg.Key)
+	if r == nil {
 		if msg.HidesUntil != 0 && msg.HidesUntil+retention <= now {
 			return // it has nothing to hide any more
 		}
 		m.rt.Fatalf("%q is not there, at %d", msg.Key, msg.Revision)
 	}
-	if r.revision != msg.Revision || r.epoch != k.epoch || r.deleted != (msg.Record.Op == codec.OpDelete) || r.expires != msg.VisibleUntil || r.hides != msg.HidesUntil {
+	p := r.particulars()
+	if r.revision != msg.Revision || uint64(r.epoch) != k.epoch || r.deleted != (msg.Record.Op == codec.OpDelete) || p.expires != msg.VisibleUntil || p.hides != msg.HidesUntil {
 		m.rt.Fatalf("%q is %+v, not %+v", msg.Key, r, k)
 	}
 	if text, ok := r.text(); ok && r.visibleAt(now) && text != string(msg.Record.Value) {
@@ -324,7 +322,7 @@ func (m *indexModel) checkWatcher(visible map[string]uint64) {
 		}
 	}
 	for key, revision := range m.told {
-		if r, _ := m.x.records.Load(key); r != nil && r.revision == revision && !r.expired && !r.visible() {
+		if r := m.x.records.find(key); r != nil && r.revision == revision && !r.expired && !r.visible() {
 			continue
 		}
 		if visible[key] != revision {

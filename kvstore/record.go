@@ -13,16 +13,13 @@ import (
 // record is what the index knows of one revision of one key. All but the
 // atomic fields and those that index.mu guards never changes after the record
 // is in the index.
+//
+// There is one for each key, and a reader has nothing of it in the processor's
+// caches: it is small, what few have is elsewhere, and the bytes of the key are
+// in the same memory, behind it. So it can only be made by allocate.
 type record struct {
-	key      string
-	metadata string // compact JSON; "": none
 	revision uint64
-	expires  int64        // unix milliseconds; 0: never
-	hides    int64        // unix milliseconds until when it hides older records that could come back; 0: for ever
 	stored   atomic.Int64 // unix nanoseconds
-	id       uint64       // of the key, in the cache
-	size     int          // of the value in bytes
-	deleted  bool
 
 	// data points at the value's bytes while the cache holds them, and is nil
 	// while it does not. Every load of the value has memory of its own, so that
@@ -30,49 +27,119 @@ type record struct {
 	// hit another.
 	data atomic.Pointer[byte]
 
+	rare    *rare  // nil: all of it is zero
+	size    uint32 // of the value in bytes
+	keySize uint16
+	deleted bool
+
 	// Guarded by index.mu:
-	epoch   uint64 // of the feed, in which the log last told it
-	due     int64  // when the index has to look at it, in unix milliseconds; 0: never
 	expired bool   // was told as expired
+	epoch   uint32 // of the feed, in which the log last told it
 	cached  bool   // was given to the cache
 }
 
+// rare is what few records have.
+type rare struct {
+	metadata string // compact JSON; "": none
+	expires  int64  // unix milliseconds; 0: never
+	hides    int64  // unix milliseconds until when it hides older records that could come back; 0: for ever
+	due      int64  // when the index has to look at it, in unix milliseconds; 0: never. Guarded by index.mu
+}
+
 func newRecord(epoch uint64, m *replication.Message) *record {
-	r := &record{
-		key: m.Key, metadata: string(m.Record.Metadata), revision: m.Revision,
-		expires: m.VisibleUntil, hides: m.HidesUntil,
-		size: len(m.Record.Value), deleted: m.Record.Op == codec.OpDelete, epoch: epoch,
-	}
+	r := allocate(m.Key)
+	r.revision, r.epoch = m.Revision, uint32(epoch) // nobody begins four billion times
+	r.size, r.deleted = uint32(len(m.Record.Value)), m.Record.Op == codec.OpDelete
 	r.stored.Store(m.Stored.UnixNano())
+	if len(m.Record.Metadata) > 0 || m.VisibleUntil != 0 || m.HidesUntil != 0 {
+		r.rare = &rare{metadata: string(m.Record.Metadata), expires: m.VisibleUntil, hides: m.HidesUntil}
+	}
 	return r
+}
+
+// withKey is a record with room for a key behind it.
+type withKey[Room any] struct {
+	record
+	room Room
+}
+
+func allocateFor[Room any]() *record { return &new(withKey[Room]).record }
+
+// allocate makes a record for a key, in one of the sizes that Go allocates.
+func allocate(key string) *record {
+	var r *record
+	switch n := len(key); {
+	case n <= 16:
+		r = allocateFor[[16]byte]()
+	case n <= 32:
+		r = allocateFor[[32]byte]()
+	case n <= 48:
+		r = allocateFor[[48]byte]()
+	case n <= 64:
+		r = allocateFor[[64]byte]()
+	case n <= 96:
+		r = allocateFor[[96]byte]()
+	case n <= 160:
+		r = allocateFor[[160]byte]()
+	case n <= 272:
+		r = allocateFor[[272]byte]()
+	default:
+		r = allocateFor[[codec.MaxKeyLen]byte]()
+	}
+	r.keySize = uint16(len(key)) // at most codec.MaxKeyLen
+	copy(unsafe.Slice((*byte)(r.keyData()), len(key)), key)
+	return r
+}
+
+func (r *record) keyData() unsafe.Pointer { return unsafe.Add(unsafe.Pointer(r), unsafe.Sizeof(*r)) }
+
+// key returns the key, without a copy.
+func (r *record) key() string { return unsafe.String((*byte)(r.keyData()), int(r.keySize)) }
+
+var none rare
+
+// particulars returns what few records have, for reading.
+func (r *record) particulars() *rare {
+	if r.rare == nil {
+		return &none
+	}
+	return r.rare
 }
 
 // visible tells whether readers may see the record now. The clock is read only
 // for a record that expires.
 func (r *record) visible() bool {
-	return !r.deleted && (r.expires == 0 || time.Now().UnixMilli() < r.expires)
+	return !r.deleted && (r.rare == nil || r.rare.expires == 0 || time.Now().UnixMilli() < r.rare.expires)
 }
 
 func (r *record) visibleAt(now int64) bool {
-	return !r.deleted && (r.expires == 0 || now < r.expires)
+	expires := r.particulars().expires
+	return !r.deleted && (expires == 0 || now < expires)
 }
+
+// hidden tells whether the index has it as one that readers do not see.
+func (r *record) hidden() bool { return r.deleted || r.expired }
 
 // leaving tells whether the log may have removed the record at now, by the
 // server's clock, which rounds to seconds.
-func (r *record) leaving(now int64) bool { return r.hides != 0 && r.hides <= now+1000 }
+func (r *record) leaving(now int64) bool {
+	hides := r.particulars().hides
+	return hides != 0 && hides <= now+1000
+}
 
 // same tells whether m is certainly what the record was made of.
 func (r *record) same(m *replication.Message) bool {
 	_, ok := r.text()
-	return ok && r.like(m) && r.expires == m.VisibleUntil && r.hides == m.HidesUntil
+	p := r.particulars()
+	return ok && r.like(m) && p.expires == m.VisibleUntil && p.hides == m.HidesUntil
 }
 
 // like tells whether m can be what the record was made of. Another record can
 // have its revision, if the log was rolled back meanwhile.
 func (r *record) like(m *replication.Message) bool {
 	text, ok := r.text()
-	return (!ok || text == string(m.Record.Value)) && r.size == len(m.Record.Value) &&
-		r.metadata == string(m.Record.Metadata) && r.deleted == (m.Record.Op == codec.OpDelete)
+	return (!ok || text == string(m.Record.Value)) && int(r.size) == len(m.Record.Value) &&
+		r.particulars().metadata == string(m.Record.Metadata) && r.deleted == (m.Record.Op == codec.OpDelete)
 }
 
 // text returns the value if it is in memory.
@@ -84,23 +151,25 @@ func (r *record) text() (string, bool) {
 	if p == nil {
 		return "", false
 	}
-	return unsafe.String(p, r.size), true
+	return unsafe.String(p, int(r.size)), true
 }
 
 func (r *record) expiry() time.Time {
-	if r.expires == 0 {
+	expires := r.particulars().expires
+	if expires == 0 {
 		return time.Time{}
 	}
-	return time.UnixMilli(r.expires)
+	return time.UnixMilli(expires)
 }
 
 func (r *record) meta() json.RawMessage {
-	if r.metadata == "" {
+	metadata := r.particulars().metadata
+	if metadata == "" {
 		return nil
 	}
-	return json.RawMessage(r.metadata)
+	return json.RawMessage(metadata)
 }
 
 func (r *record) info() KeyInfo {
-	return KeyInfo{Name: r.key, Expires: r.expiry(), Metadata: r.meta(), Revision: Revision(r.revision), Size: r.size}
+	return KeyInfo{Name: r.key(), Expires: r.expiry(), Metadata: r.meta(), Revision: Revision(r.revision), Size: int(r.size)}
 }

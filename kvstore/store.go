@@ -71,11 +71,7 @@ func open(ctx context.Context, b *backend, namespace string, opts *Options) (*St
 	if err != nil {
 		return nil, err
 	}
-	c, err := newCache(opts.CacheBytes)
-	if err != nil {
-		l.Close()
-		return nil, err
-	}
+	c := newCache(opts.CacheBytes)
 	s := &Store{
 		backend: b, log: l, index: newIndex(c), cache: c,
 		done: make(chan struct{}), gone: make(chan struct{}),

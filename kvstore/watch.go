@@ -100,14 +100,14 @@ func (x *index) unwatch(w *watcher) {
 // notify tells the watchers of a change. It is called under mu and never waits.
 func (x *index) notify(kind EventKind, r *record) {
 	for w := range x.watchers {
-		if strings.HasPrefix(r.key, w.prefix) {
+		if strings.HasPrefix(r.key(), w.prefix) {
 			w.offer(Event{kind, Entry{rec: r}})
 		}
 	}
 }
 
 func (w *watcher) offer(e Event) {
-	key := e.Entry.rec.key
+	key := e.Entry.rec.key()
 	w.mu.Lock()
 	if _, ok := w.pending[key]; !ok {
 		w.order = append(w.order, key)
@@ -141,8 +141,8 @@ func (w *watcher) initial(ctx context.Context, present *tree, yield func(Event, 
 		return true
 	}
 	goOn := true
-	present.Ascend(&record{key: w.prefix}, func(r *record) bool {
-		if !strings.HasPrefix(r.key, w.prefix) {
+	present.Ascend(allocate(w.prefix), func(r *record) bool {
+		if !strings.HasPrefix(r.key(), w.prefix) {
 			return false
 		}
 		if r.visible() {
@@ -184,7 +184,8 @@ func (w *watcher) yield(ctx context.Context, e Event, yield func(Event, error) b
 	}
 	r := e.Entry.rec
 	if e.Kind != EventPut {
-		gone := &record{key: r.key, revision: r.revision}
+		gone := allocate(r.key())
+		gone.revision = r.revision
 		return yield(Event{e.Kind, Entry{rec: gone}}, nil)
 	}
 	value, ok := r.text()

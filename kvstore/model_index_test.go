@@ -23,7 +23,7 @@ func TestIndexModel(t *testing.T) {
 			var end any
 			synctest.Test(t, func(t *testing.T) {
 				defer func() { end = recover() }()
-				checkIndex(t, rt)
+				checkIndex(rt)
 			})
 			switch { // rapid tells failures by the place of the panic: these two are not the same
 			case end == nil:
@@ -36,7 +36,7 @@ func TestIndexModel(t *testing.T) {
 	}
 }
 
-func checkIndex(t *testing.T, rt *rapid.T) {
+func checkIndex(rt *rapid.T) {
 	c := newCache(rapid.SampledFrom([]int64{-1, 20, 1000}).Draw(rt, "cache bytes"))
 	defer c.close()
 	m := &indexModel{

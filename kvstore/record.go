@@ -60,7 +60,7 @@ func newRecord(epoch uint64, m *replication.Message) *record {
 // withKey is a record with room for a key behind it.
 type withKey[Room any] struct {
 	record
-	room Room
+	_ Room
 }
 
 func allocateFor[Room any]() *record { return &new(withKey[Room]).record }

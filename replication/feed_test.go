@@ -469,6 +469,7 @@ func TestWrittenIsDelivered(t *testing.T) {
 			}
 			got := told[len(told)-1]
 			want := l.Written(fmt.Sprint("key:", i), revision, got.Stored, rec)
+			want.Subject = l.prefix + codec.Subject(want.Key)
 			if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
 				t.Errorf("told\n%+v, written\n%+v", got, want)
 			}

@@ -69,6 +69,7 @@ func TestLoad(t *testing.T) {
 				t.Errorf("%q was stored at %v, and at %v", r.key, loaded.Stored, last.Stored)
 			}
 			want := l.Written(r.key, revision, loaded.Stored, r.rec)
+			want.Subject = l.prefix + codec.Subject(r.key)
 			last.Stored = loaded.Stored // but for the time zone
 			for _, got := range []Message{loaded, last} {
 				if got.Record.Value == nil {

@@ -65,6 +65,7 @@ type Log struct {
 	namespace string
 	stream    string
 	prefix    string // of every subject: "$KV.<namespace>."
+	ack       []byte // how an acknowledgement begins, up to the sequence
 	cfg       Config
 	requests  *requester
 	link      *link
@@ -96,6 +97,7 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 	}
 	l := &Log{
 		nc: nc, namespace: namespace, stream: "KV_" + namespace, prefix: "$KV." + namespace + ".",
+		ack: fmt.Appendf(nil, `{"stream":"KV_%s","seq":`, namespace),
 		cfg: cfg.withDefaults(), requests: requests,
 	}
 	l.link = newLink(nc, requests.interrupt)

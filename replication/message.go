@@ -56,9 +56,10 @@ func (l *Log) message(subject string, seq uint64, stored time.Time, header map[s
 	return m
 }
 
-// Written returns the message that the log holds after Append has written rec.
+// Written returns the message that the log holds after Append has written rec,
+// without its Subject.
 func (l *Log) Written(key string, revision uint64, stored time.Time, rec codec.Record) Message {
-	m := Message{Subject: l.prefix + codec.Subject(key), Key: key, Revision: revision, Stored: stored, Record: rec}
+	m := Message{Key: key, Revision: revision, Stored: stored, Record: rec}
 	l.stamp(&m)
 	return m
 }

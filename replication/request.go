@@ -21,19 +21,36 @@ var errInterrupted = errors.New("connection lost while waiting for the answer")
 
 // requester sends requests and matches the answers, which all arrive on one
 // inbox. nats.go has the same, but there a request outlives the connection it
-// was sent on until its context ends; here the loss is told at once.
+// was sent on until its context ends; here the loss is told at once. And what a
+// request needs is used again, the name of its inbox too: a server remembers who
+// listens to a subject that it has seen lately.
 type requester struct {
 	nc    *nats.Conn
 	sub   *nats.Subscription
-	inbox string // with the dot that the token follows
+	inbox string // with the dot that the number of a call follows
 
-	mu      sync.Mutex // held for map operations only
-	next    uint64
-	waiting map[uint64]chan *nats.Msg // each of capacity 1, and sent to once; nil: closed
+	mu    sync.Mutex // held for moments only
+	next  uint64
+	calls map[uint64]*call // whose answer may come or has come; nil: closed
+	idle  []*call          // those whose answer has come, oldest first
+}
+
+// spare is how many calls have to be idle before the oldest is used again. A
+// second answer to one request, which nobody should send, has to be that late to
+// be taken for another's.
+const spare = 64
+
+// call is a request and its answer.
+type call struct {
+	number  uint64
+	msg     nats.Msg
+	timeout *time.Timer
+	answer  chan *nats.Msg // of capacity 1; closed when the answer cannot come any more
+	waiting bool           // for the answer. Guarded by requester.mu
 }
 
 func newRequester(nc *nats.Conn) (*requester, error) {
-	r := &requester{nc: nc, inbox: nc.NewInbox() + ".", waiting: make(map[uint64]chan *nats.Msg)}
+	r := &requester{nc: nc, inbox: nc.NewInbox() + ".", calls: make(map[uint64]*call)}
 	sub, err := nc.Subscribe(r.inbox+"*", r.answered)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -48,47 +65,67 @@ func newRequester(nc *nats.Conn) (*requester, error) {
 
 // answered runs on the goroutine of the subscription.
 func (r *requester) answered(m *nats.Msg) {
-	token, err := strconv.ParseUint(m.Subject[len(r.inbox):], 36, 64)
+	number, err := strconv.ParseUint(m.Subject[len(r.inbox):], 36, 64)
 	if err != nil {
 		return
 	}
-	if answer := r.take(token); answer != nil {
-		answer <- m
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.calls[number]; c != nil && c.waiting {
+		c.waiting = false
+		c.answer <- m // there is room: it is the first
 	}
 }
 
-func (r *requester) take(token uint64) chan *nats.Msg {
+func (r *requester) begin() (*call, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	answer := r.waiting[token]
-	delete(r.waiting, token)
-	return answer
-}
-
-func (r *requester) add() (uint64, chan *nats.Msg, error) {
-	answer := make(chan *nats.Msg, 1)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.waiting == nil {
-		return 0, nil, ErrClosed
+	if r.calls == nil {
+		return nil, ErrClosed
+	}
+	if len(r.idle) > spare {
+		c := r.idle[0]
+		r.idle = r.idle[1:]
+		c.timeout.Reset(answerTimeout)
+		c.waiting = true
+		return c, nil
 	}
 	r.next++
-	r.waiting[r.next] = answer
-	return r.next, answer, nil
+	c := &call{number: r.next, timeout: time.NewTimer(answerTimeout), answer: make(chan *nats.Msg, 1), waiting: true}
+	c.msg.Reply = r.inbox + strconv.FormatUint(r.next, 36)
+	r.calls[r.next] = c
+	return c, nil
+}
+
+// end keeps the call for another request, if its answer has come.
+func (r *requester) end(c *call, answered bool) {
+	c.timeout.Stop()
+	c.msg.Data, c.msg.Header = nil, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.calls[c.number] != c: // interrupted or closed
+	case answered:
+		r.idle = append(r.idle, c)
+	default:
+		delete(r.calls, c.number)
+	}
 }
 
 // interrupt ends every call that waits for an answer.
-func (r *requester) interrupt() { r.replace(make(map[uint64]chan *nats.Msg)) }
+func (r *requester) interrupt() { r.replace(make(map[uint64]*call)) }
 
-func (r *requester) replace(waiting map[uint64]chan *nats.Msg) {
+func (r *requester) replace(calls map[uint64]*call) {
 	r.mu.Lock()
-	lost := r.waiting
-	if lost != nil {
-		r.waiting = waiting
+	defer r.mu.Unlock()
+	for _, c := range r.calls {
+		if c.waiting {
+			c.waiting = false
+			close(c.answer)
+		}
 	}
-	r.mu.Unlock()
-	for _, answer := range lost {
-		close(answer)
+	if r.calls != nil {
+		r.calls, r.idle = calls, nil
 	}
 }
 
@@ -99,30 +136,34 @@ func (r *requester) do(ctx context.Context, subject string, header nats.Header, 
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
 	}
-	token, answer, err := r.add()
+	c, err := r.begin()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	defer r.take(token)
-	msg := &nats.Msg{Subject: subject, Reply: r.inbox + strconv.FormatUint(token, 36), Header: header, Data: data}
-	if err := r.nc.PublishMsg(msg); err != nil {
+	c.msg.Subject, c.msg.Header, c.msg.Data = subject, header, data
+	if err := r.nc.PublishMsg(&c.msg); err != nil {
+		r.end(c, false)
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	timeout := time.NewTimer(answerTimeout)
-	defer timeout.Stop()
+	m, err := c.wait(ctx)
+	r.end(c, err == nil)
+	// A record that somebody stored with such a header comes with a sequence.
+	if err == nil && len(m.Data) == 0 && m.Header.Get("Status") == "503" && len(m.Header["Nats-Sequence"]) == 0 {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrNoResponders)
+	}
+	return m, err
+}
+
+func (c *call) wait(ctx context.Context) (*nats.Msg, error) {
 	select {
-	case m, ok := <-answer:
+	case m, ok := <-c.answer:
 		if !ok {
 			return nil, errInterrupted
-		}
-		// A record that somebody stored with such a header comes with a sequence.
-		if len(m.Data) == 0 && m.Header.Get("Status") == "503" && len(m.Header["Nats-Sequence"]) == 0 {
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrNoResponders)
 		}
 		return m, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
-	case <-timeout.C:
+	case <-c.timeout.C:
 		return nil, nats.ErrTimeout
 	}
 }

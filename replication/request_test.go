@@ -46,8 +46,13 @@ func withRequests(t *testing.T, test func(t *testing.T, r *requests)) {
 		}
 		defer r.close()
 		test(t, r)
-		if n := len(r.waiting); n != 0 {
-			t.Errorf("%d calls are still known", n)
+		for _, c := range r.calls {
+			if c.waiting {
+				t.Errorf("call %d still waits", c.number)
+			}
+		}
+		if known, idle := len(r.calls), len(r.idle); known != idle {
+			t.Errorf("%d calls are known, %d of them idle", known, idle)
 		}
 	})
 }
@@ -179,6 +184,45 @@ func TestRequestStrayAnswers(t *testing.T) {
 		synctest.Wait()
 		if _, err := r.do(t.Context(), "echo", nil, nil); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Calls are used again, and no answer is taken for another's, also when each
+// comes twice and some come when nobody waits any more.
+func TestRequestAgain(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		twice := func(m *nats.Msg) { _, _ = m.Respond(m.Data), m.Respond(m.Data) }
+		late := func(m *nats.Msg) {
+			time.Sleep(2 * answerTimeout)
+			_ = m.Respond([]byte("late"))
+		}
+		for subject, answer := range map[string]func(*nats.Msg){"twice": twice, "late": late} {
+			if _, err := r.nc.Subscribe(subject, answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var wait sync.WaitGroup
+		for worker := range 8 {
+			wait.Go(func() {
+				for i := range 300 {
+					want := fmt.Sprint(worker, ".", i)
+					m, err := r.do(t.Context(), "twice", nil, []byte(want))
+					if err != nil || string(m.Data) != want {
+						t.Errorf("%s gets %v, %v", want, m, err)
+					}
+					if i%100 == 0 {
+						if _, err := r.do(t.Context(), "late", nil, nil); !errors.Is(err, nats.ErrTimeout) {
+							t.Errorf("the error is %v", err)
+						}
+					}
+				}
+			})
+		}
+		wait.Wait()
+		time.Sleep(time.Hour) // for those who are late
+		if n := len(r.calls); n > spare+8 {
+			t.Errorf("%d calls are known", n)
 		}
 	})
 }

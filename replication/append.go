@@ -32,11 +32,40 @@ type Expectation struct {
 //
 // The bytes of the record are not kept.
 func (l *Log) Append(ctx context.Context, key string, rec codec.Record, expect Expectation) (uint64, error) {
-	if int64(len(rec.Value)) > l.MaxValue() {
-		return 0, fmt.Errorf("replication: %w: %d bytes, the most is %d", ErrTooLarge, len(rec.Value), l.MaxValue())
+	header, err := l.header(rec, expect)
+	if err != nil {
+		return 0, err
+	}
+	m, err := l.requests.do(ctx, l.prefix+codec.Subject(key), header, rec.Value)
+	return l.appended(m, err, key, expect)
+}
+
+// Send is Append for those who have more to send and do not wait for each
+// answer: done is called once with what Append would have returned. Records of
+// one connection come into the log in the order in which they are sent. done
+// must not wait, nor call what waits: others wait for their answers meanwhile.
+// If Send itself returns an error nothing was sent, and done is not called.
+func (l *Log) Send(key string, rec codec.Record, expect Expectation, done func(revision uint64, err error)) error {
+	header, err := l.header(rec, expect)
+	if err != nil {
+		return err
+	}
+	err = l.requests.start(l.prefix+codec.Subject(key), header, rec.Value, func(m *nats.Msg, err error) {
+		done(l.appended(m, err, key, expect))
+	})
+	if err != nil {
+		return notAppended(err)
+	}
+	return nil
+}
+
+// header returns the header of a record that the stream can store.
+func (l *Log) header(rec codec.Record, expect Expectation) (nats.Header, error) {
+	if most := l.MaxValue(); int64(len(rec.Value)) > most {
+		return nil, fmt.Errorf("replication: %w: %d bytes, the most is %d", ErrTooLarge, len(rec.Value), most)
 	}
 	if rec.TTL != 0 && !l.CanExpire() {
-		return 0, fmt.Errorf("replication: %w: stream %s has no TTL per record (allow_msg_ttl)", ErrUnsupported, l.stream)
+		return nil, fmt.Errorf("replication: %w: stream %s has no TTL per record (allow_msg_ttl)", ErrUnsupported, l.stream)
 	}
 	header := nats.Header(rec.Header())
 	if expect.Set {
@@ -45,7 +74,11 @@ func (l *Log) Append(ctx context.Context, key string, rec codec.Record, expect E
 		}
 		header[headerExpected] = []string{strconv.FormatUint(expect.Revision, 10)}
 	}
-	m, err := l.requests.do(ctx, l.prefix+codec.Subject(key), header, rec.Value)
+	return header, nil
+}
+
+// appended reads the answer to an append.
+func (l *Log) appended(m *nats.Msg, err error, key string, expect Expectation) (uint64, error) {
 	if err != nil {
 		return 0, notAppended(err)
 	}

@@ -45,8 +45,16 @@ type call struct {
 	number  uint64
 	msg     nats.Msg
 	timeout *time.Timer
-	answer  chan *nats.Msg // of capacity 1; closed when the answer cannot come any more
-	waiting bool           // for the answer. Guarded by requester.mu
+	answers chan answer // of capacity 1, for those who wait
+
+	// Guarded by requester.mu:
+	waiting bool
+	done    func(*nats.Msg, error) // called once, without a lock, when it does not wait any more
+}
+
+type answer struct {
+	msg *nats.Msg
+	err error
 }
 
 func newRequester(nc *nats.Conn) (*requester, error) {
@@ -70,12 +78,25 @@ func (r *requester) answered(m *nats.Msg) {
 		return
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c := r.calls[number]; c != nil && c.waiting {
-		c.waiting = false
-		c.answer <- m // there is room: it is the first
+	c := r.calls[number]
+	r.mu.Unlock()
+	if c != nil {
+		r.finish(c, m, nil)
 	}
 }
+
+// finish ends the wait for the answer, unless it has ended.
+func (r *requester) finish(c *call, m *nats.Msg, err error) {
+	r.mu.Lock()
+	waited, done := c.waiting, c.done
+	c.waiting = false
+	r.mu.Unlock()
+	if waited {
+		done(m, err)
+	}
+}
+
+func (c *call) deliver(m *nats.Msg, err error) { c.answers <- answer{m, err} }
 
 func (r *requester) begin() (*call, error) {
 	r.mu.Lock()
@@ -91,25 +112,31 @@ func (r *requester) begin() (*call, error) {
 		return c, nil
 	}
 	r.next++
-	c := &call{number: r.next, timeout: time.NewTimer(answerTimeout), answer: make(chan *nats.Msg, 1), waiting: true}
+	c := &call{number: r.next, answers: make(chan answer, 1), waiting: true}
+	c.done = c.deliver
+	c.timeout = time.AfterFunc(answerTimeout, func() { r.finish(c, nil, nats.ErrTimeout) })
 	c.msg.Reply = r.inbox + strconv.FormatUint(r.next, 36)
 	r.calls[r.next] = c
 	return c, nil
 }
 
-// end keeps the call for another request, if its answer has come.
-func (r *requester) end(c *call, answered bool) {
-	c.timeout.Stop()
+// end keeps the call for another request, if its answer has come. It tells
+// whether the call was waiting until now.
+func (r *requester) end(c *call, answered bool) (waited bool) {
 	c.msg.Data, c.msg.Header = nil, nil
+	stopped := c.timeout.Stop() // otherwise the timer is about to end it
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	waited, c.waiting = c.waiting, false
 	switch {
 	case r.calls[c.number] != c: // interrupted or closed
-	case answered:
+	case answered && stopped:
+		c.done = c.deliver
 		r.idle = append(r.idle, c)
 	default:
 		delete(r.calls, c.number)
 	}
+	return waited
 }
 
 // interrupt ends every call that waits for an answer.
@@ -117,15 +144,13 @@ func (r *requester) interrupt() { r.replace(make(map[uint64]*call)) }
 
 func (r *requester) replace(calls map[uint64]*call) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range r.calls {
-		if c.waiting {
-			c.waiting = false
-			close(c.answer)
-		}
-	}
-	if r.calls != nil {
+	lost := r.calls
+	if lost != nil {
 		r.calls, r.idle = calls, nil
+	}
+	r.mu.Unlock()
+	for _, c := range lost {
+		r.finish(c, nil, errInterrupted)
 	}
 }
 
@@ -140,32 +165,55 @@ func (r *requester) do(ctx context.Context, subject string, header nats.Header, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	if _, err := r.publish(c, subject, header, data); err != nil {
+		return nil, err
+	}
+	select {
+	case a := <-c.answers:
+		r.end(c, a.err == nil)
+		return received(a.msg, a.err)
+	case <-ctx.Done():
+		r.end(c, false)
+		return nil, context.Cause(ctx)
+	}
+}
+
+// start sends one request. done is called once with what do would return, on a
+// goroutine on which others wait for their answers: it must not wait. If start
+// itself returns an error, which is ErrUnavailable, done is not called.
+func (r *requester) start(subject string, header nats.Header, data []byte, done func(*nats.Msg, error)) error {
+	c, err := r.begin()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	r.mu.Lock()
+	c.done = func(m *nats.Msg, err error) {
+		r.end(c, err == nil)
+		done(received(m, err))
+	}
+	r.mu.Unlock()
+	if waited, err := r.publish(c, subject, header, data); waited {
+		return err
+	}
+	return nil // or the connection was lost, and done is told
+}
+
+// publish tells whether it is the one that ended the call, by an error.
+func (r *requester) publish(c *call, subject string, header nats.Header, data []byte) (ended bool, err error) {
 	c.msg.Subject, c.msg.Header, c.msg.Data = subject, header, data
 	if err := r.nc.PublishMsg(&c.msg); err != nil {
-		r.end(c, false)
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return r.end(c, false), fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	m, err := c.wait(ctx)
-	r.end(c, err == nil)
-	// A record that somebody stored with such a header comes with a sequence.
+	return false, nil
+}
+
+// received tells an answer from the server's word that nobody is there to give
+// one. A record that somebody stored with such a header comes with a sequence.
+func received(m *nats.Msg, err error) (*nats.Msg, error) {
 	if err == nil && len(m.Data) == 0 && m.Header.Get("Status") == "503" && len(m.Header["Nats-Sequence"]) == 0 {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, nats.ErrNoResponders)
 	}
 	return m, err
-}
-
-func (c *call) wait(ctx context.Context) (*nats.Msg, error) {
-	select {
-	case m, ok := <-c.answer:
-		if !ok {
-			return nil, errInterrupted
-		}
-		return m, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-c.timeout.C:
-		return nil, nats.ErrTimeout
-	}
 }
 
 func (r *requester) close() {

@@ -2,7 +2,6 @@ package kvstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/nearkv/nearkv/codec"
@@ -27,36 +26,53 @@ import (
 // ErrIndeterminate: it may have been. Where the context ended, the error is
 // that of the context as well.
 func (s *Store) Put(ctx context.Context, key string, value []byte, opts ...WriteOption) (Revision, error) {
+	c, err := s.newPut(key, value, opts)
+	if err != nil {
+		return 0, err
+	}
+	return s.commit(ctx, c)
+}
+
+// newPut returns the change that a Put asks for, once it is known to be valid.
+func (s *Store) newPut(key string, value []byte, opts []WriteOption) (*change, error) {
 	c := change{key: key, op: codec.OpPut, value: value}
 	if err := s.checkChange(&c); err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, opt := range opts {
 		if err := opt.write(&c); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if c.expires != 0 && c.keep {
-		return 0, fmt.Errorf("kvstore: %w: the bucket has no TTL per record (allow_msg_ttl)", ErrUnsupported)
+		return nil, fmt.Errorf("kvstore: %w: the bucket has no TTL per record (allow_msg_ttl)", ErrUnsupported)
 	}
-	return s.commit(ctx, &c)
+	return &c, nil
 }
 
 // Delete deletes a key. It is no error if there is none; whether there is one
 // is the log's to say, which costs a round trip. The errors are those of Put,
 // less those of the value.
 func (s *Store) Delete(ctx context.Context, key string, opts ...DeleteOption) error {
+	c, err := s.newDelete(key, opts)
+	if err != nil {
+		return err
+	}
+	_, err = s.commit(ctx, c)
+	return err
+}
+
+func (s *Store) newDelete(key string, opts []DeleteOption) (*change, error) {
 	c := change{key: key, op: codec.OpDelete}
 	if err := s.checkChange(&c); err != nil {
-		return err
+		return nil, err
 	}
 	for _, opt := range opts {
 		if err := opt.remove(&c); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	_, err := s.commit(ctx, &c)
-	return err
+	return &c, nil
 }
 
 func (s *Store) checkChange(c *change) error {
@@ -75,14 +91,8 @@ func (s *Store) checkChange(c *change) error {
 
 // commit carries out a change and accounts for it.
 func (s *Store) commit(ctx context.Context, c *change) (Revision, error) {
-	s.stats.writes.Add(1)
 	w := write{store: s, change: c}
 	revision, err := w.run(ctx)
-	if err != nil {
-		s.stats.failed.Add(1)
-		if errors.Is(err, ErrConflict) {
-			s.stats.conflicts.Add(1)
-		}
-	}
+	s.stats.wrote(err)
 	return revision, err
 }

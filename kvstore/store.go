@@ -39,6 +39,17 @@ type stats struct {
 	misses, loads, writes, failed, conflicts atomic.Uint64
 }
 
+// wrote counts a write that has ended.
+func (n *stats) wrote(err error) {
+	n.writes.Add(1)
+	if err != nil {
+		n.failed.Add(1)
+	}
+	if errors.Is(err, ErrConflict) {
+		n.conflicts.Add(1)
+	}
+}
+
 // Open opens a namespace: it connects to the log, or starts a server of its
 // own, creates the namespace if there is none, and reads it into memory. It
 // returns when the replica has caught up with the log, or when ctx ends. The

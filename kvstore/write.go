@@ -157,23 +157,14 @@ func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, er
 }
 
 func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Record, expect replication.Expectation) (uint64, error) {
-	s := w.store
-	if expect.Set {
-		if w.id == "" {
-			w.id = nuid.Next()
-		}
-		rec.Write = w.id
-	}
-	revision, err := s.log.Append(ctx, w.change.key, rec, expect)
+	w.sign(&rec, expect)
+	revision, err := w.store.log.Append(ctx, w.change.key, rec, expect)
 	switch {
 	case err == nil:
 		w.applied(ctx, epoch, revision, rec)
 		return revision, nil
 	case errors.Is(err, replication.ErrUncertain):
-		if !w.appended {
-			w.before = before
-		}
-		w.appended, w.expected = true, expect
+		w.uncertain(before, expect)
 		return 0, err
 	case errors.Is(err, replication.ErrWrongRevision):
 		if w.appended {
@@ -185,23 +176,48 @@ func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Reco
 	return 0, err
 }
 
+// sign marks a record as that of this write, if that may have to be recognised.
+func (w *write) sign(rec *codec.Record, expect replication.Expectation) {
+	if !expect.Set {
+		return
+	}
+	if w.id == "" {
+		w.id = nuid.Next()
+	}
+	rec.Write = w.id
+}
+
+// uncertain notes an append without an answer.
+func (w *write) uncertain(before uint64, expect replication.Expectation) {
+	if !w.appended {
+		w.before = before
+	}
+	w.appended, w.expected = true, expect
+}
+
 // applied brings an acknowledged record into the index, for reads after this
 // write. If the log is being read anew, the index takes what that log has.
 func (w *write) applied(ctx context.Context, epoch, revision uint64, rec codec.Record) {
-	s, key := w.store, w.change.key
-	s.feed.Heard(revision)
-	m := s.log.Written(key, revision, time.Now(), rec)
-	for !s.index.applyAhead(epoch, &m, bytes.Clone(rec.Value)) {
-		var err error
-		if epoch, err = s.feed.Attached(ctx); err != nil {
+	rec.Value = bytes.Clone(rec.Value)
+	for done := w.apply(epoch, revision, rec); !done; {
+		epoch, err := w.store.feed.Attached(ctx)
+		if err != nil {
 			return // the write has happened; only the replica is late
 		}
-		last, err := s.refresh(ctx, epoch, key)
+		last, err := w.store.refresh(ctx, epoch, w.change.key)
 		if err != nil || last == nil {
 			return
 		}
-		m, rec.Value = *last, last.Record.Value
+		done = w.store.index.applyAhead(epoch, last, last.Record.Value)
 	}
+}
+
+// apply is applied, unless the log is being read anew. The bytes of the record
+// become the index's.
+func (w *write) apply(epoch, revision uint64, rec codec.Record) bool {
+	w.store.feed.Heard(revision)
+	m := w.store.log.Written(w.change.key, revision, time.Now(), rec)
+	return w.store.index.applyAhead(epoch, &m, rec.Value)
 }
 
 // resolve finds out what became of an append without an answer. done: it

@@ -1,0 +1,348 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
+)
+
+// Pair is a key with what PutAll writes there. TTL and Expires are as for
+// WithTTL and WithExpiry, zero for never, and not both; Metadata is as for
+// WithMetadata.
+type Pair struct {
+	Key      string
+	Value    []byte
+	TTL      time.Duration
+	Expires  time.Time
+	Metadata any
+}
+
+func (p *Pair) options() (opts []WriteOption) {
+	if p.TTL != 0 {
+		opts = append(opts, WithTTL(p.TTL))
+	}
+	if !p.Expires.IsZero() {
+		opts = append(opts, WithExpiry(p.Expires))
+	}
+	if p.Metadata != nil {
+		opts = append(opts, WithMetadata(p.Metadata))
+	}
+	return opts
+}
+
+// A BulkOption changes one PutAll, DeleteAll or DeletePrefix.
+type BulkOption interface{ bulk(*bulk) }
+
+type bulkOption func(*bulk)
+
+func (f bulkOption) bulk(b *bulk) { f(b) }
+
+// OnProgress has f called now and then with the number of writes that are in the
+// log by now, and at the end. It is called by the goroutine that called PutAll.
+func OnProgress(f func(done int)) BulkOption {
+	return bulkOption(func(b *bulk) { b.progress = f })
+}
+
+// BulkError tells how far a PutAll, DeleteAll or DeletePrefix has come. The
+// writes are numbered from 0 in the order in which they were given. All before
+// Index are in the log, that of Index is not, and of those behind it only those
+// in Also are: to go on, begin at Index. What is not in may be nevertheless if
+// the error is ErrIndeterminate.
+type BulkError struct {
+	Index int
+	Key   string
+	Also  []int // in order
+	Err   error // of one of the writes that are not in
+}
+
+func (e *BulkError) Error() string {
+	return fmt.Sprintf("write %d, of %.64q: %v", e.Index, e.Key, e.Err)
+}
+
+func (e *BulkError) Unwrap() error { return e.Err }
+
+// PutAll puts pairs, any number of them, and returns how many are in. Each is
+// what a Put is; together they are neither atomic nor isolated. Of pairs with
+// the same key the last counts. The value of a pair may be changed when the next
+// one is asked for. It is much faster than one Put after another, because it
+// does not wait for an answer before it goes on: at most 1,024 writes and 16 MiB,
+// or one write, are under way.
+//
+// With the first error it asks for no more pairs, and waits for what is under
+// way. The error is a *BulkError, which tells what is in; it is that of Put.
+func (s *Store) PutAll(ctx context.Context, pairs iter.Seq[Pair], opts ...BulkOption) (int, error) {
+	return s.newBulk(ctx, opts).run(func(yield func(string, func() (*change, error)) bool) {
+		for p := range pairs {
+			ok := yield(p.Key, func() (*change, error) { return s.newPut(p.Key, bytes.Clone(p.Value), p.options()) })
+			if !ok {
+				return
+			}
+		}
+	})
+}
+
+// DeleteAll deletes keys, any number of them, and returns how many are gone,
+// those included that did not exist. It is to Delete what PutAll is to Put.
+func (s *Store) DeleteAll(ctx context.Context, keys iter.Seq[string], opts ...BulkOption) (int, error) {
+	return s.newBulk(ctx, opts).run(func(yield func(string, func() (*change, error)) bool) {
+		for key := range keys {
+			if !yield(key, func() (*change, error) { return s.newDelete(key, nil) }) {
+				return
+			}
+		}
+	})
+}
+
+// DeletePrefix deletes all keys that begin with a prefix, "" for all, and
+// returns how many it has deleted. They are those that exist when it begins,
+// for which it asks the log; what is written meanwhile may stay or go. Errors
+// are those of DeleteAll and of Sync, and ErrInvalidKey for the prefix.
+func (s *Store) DeletePrefix(ctx context.Context, prefix string, opts ...BulkOption) (int, error) {
+	if err := codec.CheckPrefix(prefix); err != nil {
+		return 0, err
+	}
+	if err := s.Sync(ctx); err != nil {
+		return 0, err
+	}
+	return s.DeleteAll(ctx, func(yield func(string) bool) {
+		for r := range s.index.ascend(prefix, "") {
+			if !yield(r.key()) {
+				return
+			}
+		}
+	}, opts...)
+}
+
+const (
+	maxFlight      = 1024     // writes under way
+	maxFlightBytes = 16 << 20 // of their values
+	progressEvery  = 100 * time.Millisecond
+)
+
+// bulk carries many writes through, each of them by itself. It sends one after
+// the other without waiting for the answers. A write that is not simply
+// acknowledged goes on as one like any other, on a goroutine of its own.
+type bulk struct {
+	store    *Store
+	ctx      context.Context
+	progress func(done int)
+	told     time.Time
+	some     chan struct{} // of capacity 1: it is worth looking again
+
+	mu     sync.Mutex // held for moments only
+	over   bool       // nobody waits for what is under way any more
+	next   int        // the write to be sent
+	first  int        // all before it are in
+	also   map[int]bool
+	failed map[int]failedWrite
+	flight map[string]int // writes under way by their keys
+	bytes  int            // of their values
+}
+
+type failedWrite struct {
+	key string
+	err error
+}
+
+func (s *Store) newBulk(ctx context.Context, opts []BulkOption) *bulk {
+	b := &bulk{
+		store: s, ctx: ctx, progress: func(int) {}, told: time.Now(), some: make(chan struct{}, 1),
+		also: make(map[int]bool), failed: make(map[int]failedWrite), flight: make(map[string]int),
+	}
+	for _, opt := range opts {
+		opt.bulk(b)
+	}
+	return b
+}
+
+// prepared yields keys, each with a function that makes what is to be done.
+type prepared = iter.Seq2[string, func() (*change, error)]
+
+func (b *bulk) run(all prepared) (int, error) {
+	for key, prepare := range all {
+		c, err := prepare()
+		if err == nil {
+			err = b.await(func() bool { return b.room(c) })
+		}
+		if err == nil && b.ctx.Err() != nil {
+			err = unsent(context.Cause(b.ctx))
+		}
+		if err != nil {
+			b.fail(key, err)
+			break
+		}
+		b.send(c)
+	}
+	if err := b.await(func() bool { return len(b.flight) == 0 }); err != nil {
+		b.abandon(err)
+	}
+	n, err := b.result()
+	b.progress(n)
+	return n, err
+}
+
+// errStopped ends the sending, because a write has failed.
+var errStopped = errors.New("an earlier write has failed")
+
+func unsent(cause error) error { return fmt.Errorf("kvstore: %w: %w", ErrUnavailable, cause) }
+
+// room tells whether another write can get under way. The writes of one key do
+// one after the other.
+func (b *bulk) room(c *change) bool {
+	if _, busy := b.flight[c.key]; busy {
+		return false
+	}
+	n := len(b.flight)
+	return n == 0 || n < maxFlight && b.bytes+len(c.value) <= maxFlightBytes
+}
+
+// await waits for what ready, which is called under mu, asks for. errStopped:
+// it has come, and there is no point in going on.
+func (b *bulk) await(ready func() bool) error {
+	for {
+		b.mu.Lock()
+		ok, stop, n := ready(), len(b.failed) > 0, b.first+len(b.also)
+		b.mu.Unlock()
+		if time.Since(b.told) >= progressEvery {
+			b.told = time.Now()
+			b.progress(n)
+		}
+		switch {
+		case ok && stop:
+			return errStopped
+		case ok:
+			return nil
+		}
+		select {
+		case <-b.some:
+		case <-b.ctx.Done():
+			return unsent(context.Cause(b.ctx))
+		case <-b.store.done:
+			return ErrClosed
+		}
+	}
+}
+
+// send gets a write under way.
+func (b *bulk) send(c *change) {
+	b.mu.Lock()
+	i := b.next
+	b.next++
+	b.flight[c.key] = i
+	b.bytes += len(c.value)
+	b.mu.Unlock()
+	w := &write{store: b.store, change: c}
+	if !b.start(i, w) {
+		b.finish(i, w)
+	}
+}
+
+// start sends the record of a write, if it is clear which one that is.
+func (b *bulk) start(i int, w *write) bool {
+	epoch, err := b.store.feed.Attached(b.ctx)
+	if err != nil {
+		return false
+	}
+	k := b.store.index.lookUp(w.change.key)
+	step, rec, expect := w.change.plan(k, time.Now().UnixMilli())
+	if step != stepAppend {
+		return false
+	}
+	w.sign(&rec, expect)
+	err = b.store.log.Send(w.change.key, rec, expect, func(revision uint64, err error) {
+		switch {
+		case err == nil && w.apply(epoch, revision, rec):
+			b.ended(i, w.change, nil)
+			return
+		case err == nil || errors.Is(err, replication.ErrUncertain):
+			w.uncertain(k.revision, expect) // if it is in a log that is no more, or another has it: that will be found out
+		}
+		b.finish(i, w)
+	})
+	return err == nil
+}
+
+// finish has a write go on by itself.
+func (b *bulk) finish(i int, w *write) {
+	if !b.store.begin() {
+		b.ended(i, w.change, w.giveUp(ErrClosed))
+		return
+	}
+	go func() {
+		defer b.store.work.Done()
+		_, err := w.run(b.ctx)
+		b.ended(i, w.change, err)
+	}()
+}
+
+func (b *bulk) ended(i int, c *change, err error) {
+	b.store.stats.wrote(err)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return
+	}
+	delete(b.flight, c.key)
+	b.bytes -= len(c.value)
+	if err != nil {
+		b.failed[i] = failedWrite{c.key, err}
+	} else {
+		b.also[i] = true
+	}
+	for b.also[b.first] {
+		delete(b.also, b.first)
+		b.first++
+	}
+	if len(b.flight) <= maxFlight/2 { // who waits for room finds a lot of it
+		b.look()
+	}
+}
+
+// look has await look again.
+func (b *bulk) look() {
+	select {
+	case b.some <- struct{}{}:
+	default:
+	}
+}
+
+// fail notes a write that was not sent.
+func (b *bulk) fail(key string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed[b.next] = failedWrite{key, err}
+}
+
+// abandon leaves what is under way to itself.
+func (b *bulk) abandon(cause error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
+	for key, i := range b.flight {
+		b.failed[i] = failedWrite{key, fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, cause)}
+	}
+}
+
+func (b *bulk) result() (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.first + len(b.also)
+	if len(b.failed) == 0 {
+		return n, nil
+	}
+	// All writes are in, or under failed: the first that is not in is there.
+	f := b.failed[b.first]
+	if errors.Is(f.err, errStopped) {
+		f.err = b.failed[slices.Min(slices.Collect(maps.Keys(b.failed)))].err
+	}
+	return n, &BulkError{Index: b.first, Key: f.key, Also: slices.Sorted(maps.Keys(b.also)), Err: f.err}
+}

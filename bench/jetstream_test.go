@@ -7,61 +7,39 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/nearkv/nearkv/replication/embedded"
 )
 
 func newJetStream(b *testing.B, conn *nats.Conn) jetstream.JetStream {
 	b.Helper()
-	js, err := jetstream.New(conn, jetstream.WithPublishAsyncMaxPending(1<<10))
+	js, err := jetstream.New(conn)
 	if err != nil {
 		b.Fatal(err)
 	}
 	return js
 }
 
-// fill writes the value of every key to the namespace "bench", the way of any
-// NATS client: it is faster than one Put after another.
-func fill(b *testing.B, conn *nats.Conn, keys []string) {
-	b.Helper()
-	js := newJetStream(b, conn)
-	acks := make([]jetstream.PubAckFuture, 0, len(keys))
-	for _, key := range keys {
-		ack, err := js.PublishAsync("$KV.bench."+key, []byte(value))
-		if err != nil {
-			b.Fatal(err)
-		}
-		acks = append(acks, ack)
-	}
-	<-js.PublishAsyncComplete()
-	for _, ack := range acks {
-		select {
-		case <-ack.Ok():
-		case err := <-ack.Err():
-			b.Fatal(err)
-		}
-	}
-}
-
 // openBucket returns the namespace "bench" as the NATS client sees it.
-func openBucket(b *testing.B, server *embedded.Server) jetstream.KeyValue {
+func openBucket(b *testing.B, s server) jetstream.KeyValue {
 	b.Helper()
-	bucket, err := newJetStream(b, connect(b, server)).KeyValue(context.Background(), "bench")
+	bucket, err := newJetStream(b, connect(b, s)).KeyValue(context.Background(), "bench")
 	if err != nil {
 		b.Fatal(err)
 	}
 	return bucket
 }
 
-// openJetStream returns a reader of the key-value bucket of the NATS client.
-func openJetStream(b *testing.B, keys []string) getFunc {
+// openJetStreamLoopback is openJetStream with a nats-server process.
+func openJetStreamLoopback(b *testing.B, _ server, d dataset) (getFunc, func()) {
 	b.Helper()
-	server := startServer(b, "")
-	if err := openStore(b, server).Close(); err != nil { // it made the bucket
-		b.Fatal(err)
-	}
-	fill(b, connect(b, server), keys)
-	bucket := openBucket(b, server)
+	s := startProcess(b)
+	makeNamespace(b, s, d)
+	return openJetStream(b, s, d)
+}
+
+// openJetStream returns a reader of the key-value bucket of the NATS client.
+func openJetStream(b *testing.B, s server, _ dataset) (getFunc, func()) {
+	b.Helper()
+	bucket := openBucket(b, s)
 	return func(key string) (string, bool) {
 		entry, err := bucket.Get(context.Background(), key)
 		if err != nil {
@@ -71,12 +49,12 @@ func openJetStream(b *testing.B, keys []string) getFunc {
 			return "", false
 		}
 		return string(entry.Value()), true
-	}
+	}, func() {}
 }
 
-// openStream makes a stream with the configuration that a namespace has, for
-// writing to it without nearkv, below "raw.".
-func openStream(b *testing.B, js jetstream.JetStream) jetstream.Stream {
+// makeStream makes a stream with the configuration that a namespace has, for
+// writing to it without nearkv, below "raw.", and returns its name.
+func makeStream(b *testing.B, js jetstream.JetStream) string {
 	b.Helper()
 	ctx := context.Background()
 	bucket, err := js.Stream(ctx, "KV_bench")
@@ -85,11 +63,10 @@ func openStream(b *testing.B, js jetstream.JetStream) jetstream.Stream {
 	}
 	config := bucket.CachedInfo().Config
 	config.Name, config.Subjects, config.Metadata = "RAW", []string{"raw.>"}, nil
-	stream, err := js.CreateStream(ctx, config)
-	if err != nil {
+	if _, err := js.CreateStream(ctx, config); err != nil {
 		b.Fatal(err)
 	}
-	return stream
+	return config.Name
 }
 
 // follow reads a stream with an ordered consumer, as a replica does, and calls
@@ -119,4 +96,14 @@ func follow(b *testing.B, stream jetstream.Stream, seen func(jetstream.Msg)) {
 		messages.Stop()
 		<-done
 	})
+}
+
+// openStreamOf opens a stream on a connection of its own.
+func openStreamOf(b *testing.B, s server, name string) jetstream.Stream {
+	b.Helper()
+	stream, err := newJetStream(b, connect(b, s)).Stream(context.Background(), name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return stream
 }

@@ -11,6 +11,12 @@ import (
 	"github.com/nearkv/nearkv/replication/embedded"
 )
 
+// A server is one in this process or in another.
+type server interface {
+	Connect(...nats.Option) (*nats.Conn, error)
+	Dir() string // of its streams; "" if they are in memory
+}
+
 // startServer starts a server in this process: in memory, or in dir.
 func startServer(b *testing.B, dir string) *embedded.Server {
 	b.Helper()
@@ -26,9 +32,9 @@ func startServer(b *testing.B, dir string) *embedded.Server {
 	return server
 }
 
-func connect(b *testing.B, server *embedded.Server) *nats.Conn {
+func connect(b *testing.B, s server) *nats.Conn {
 	b.Helper()
-	conn, err := server.Connect()
+	conn, err := s.Connect()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -36,38 +42,55 @@ func connect(b *testing.B, server *embedded.Server) *nats.Conn {
 	return conn
 }
 
+// cacheBytes has room for the values of every benchmark.
+const cacheBytes = 1 << 30
+
 // openStore opens a replica of the namespace "bench" on a connection of its own.
-func openStore(b *testing.B, server *embedded.Server) *kvstore.Store {
+func openStore(b *testing.B, s server) *kvstore.Store {
+	b.Helper()
+	store := openStoreOn(b, connect(b, s), s, cacheBytes)
+	b.Cleanup(func() { closeStore(b, store) })
+	return store
+}
+
+// openStoreOn opens a replica that the caller closes.
+func openStoreOn(b *testing.B, conn *nats.Conn, s server, cacheBytes int64) *kvstore.Store {
 	b.Helper()
 	store, err := kvstore.Open(context.Background(), "bench", kvstore.Options{
-		Conn: connect(b, server), Memory: server.Dir() == "", CacheBytes: 1 << 30,
+		Conn: conn, Memory: s.Dir() == "", CacheBytes: cacheBytes,
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() {
-		if err := store.Close(); err != nil {
-			b.Error(err)
-		}
-	})
 	return store
 }
 
-// openNearKV returns a reader of a Store with room for everything.
-func openNearKV(b *testing.B, keys []string) getFunc {
+func closeStore(b *testing.B, store *kvstore.Store) {
 	b.Helper()
-	server := startServer(b, "")
-	store := openStore(b, server)
-	fill(b, connect(b, server), keys)
-	ctx := context.Background()
-	if err := store.Sync(ctx); err != nil {
-		b.Fatal(err)
+	if err := store.Close(); err != nil {
+		b.Error(err)
 	}
-	return func(key string) (string, bool) {
+}
+
+// makeNamespace makes the namespace "bench" and fills it.
+func makeNamespace(b *testing.B, s server, d dataset) {
+	b.Helper()
+	conn := connect(b, s)
+	closeStore(b, openStoreOn(b, conn, s, cacheBytes))
+	fill(b, conn, d)
+}
+
+// openNearKV returns a reader of a new replica.
+func openNearKV(b *testing.B, s server, _ dataset) (getFunc, func()) {
+	b.Helper()
+	ctx := context.Background()
+	store := openStoreOn(b, connect(b, s), s, cacheBytes)
+	get := func(key string) (string, bool) {
 		entry, err := store.Get(ctx, key)
 		if errors.Is(err, kvstore.ErrNotFound) {
 			return "", false
 		}
 		return entry.Text(), err == nil
 	}
+	return get, func() { closeStore(b, store) }
 }

@@ -9,7 +9,7 @@ import (
 
 // openOtter returns a reader of an otter.Cache with room for everything, bound
 // by bytes as the others are.
-func openOtter(b *testing.B, keys []string) getFunc {
+func openOtter(b *testing.B, _ server, d dataset) (getFunc, func()) {
 	b.Helper()
 	cache, err := otter.New(&otter.Options[string, string]{
 		MaximumWeight: 1 << 30,
@@ -18,10 +18,9 @@ func openOtter(b *testing.B, keys []string) getFunc {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { cache.StopAllGoroutines() })
-	for _, key := range keys {
-		cache.Set(key, strings.Clone(value))
+	for _, key := range d.keys {
+		cache.Set(strings.Clone(key), strings.Clone(d.value))
 	}
 	cache.CleanUp()
-	return cache.GetIfPresent
+	return cache.GetIfPresent, func() { cache.StopAllGoroutines() }
 }

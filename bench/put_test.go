@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -19,16 +18,15 @@ func BenchmarkPut(b *testing.B) {
 	for _, storage := range []string{"memory", "file"} {
 		for _, ttl := range []time.Duration{0, time.Hour} {
 			for _, goroutines := range []int{1, 64} {
-				name := fmt.Sprintf("storage=%s/ttl=%v/goroutines=%d/peer=", storage, ttl, goroutines)
 				for _, writer := range writers {
-					b.Run(name+writer.name, func(b *testing.B) {
+					run(b, writer.name, func(b *testing.B) {
 						dir := ""
 						if storage == "file" {
 							dir = b.TempDir()
 						}
 						put := writer.open(b, dir, ttl)
 						timed(b, goroutines, func(i int) error { return put(keys[i%len(keys)]) })
-					})
+					}, "storage=%s/ttl=%v/goroutines=%d", storage, ttl, goroutines)
 				}
 			}
 		}
@@ -61,17 +59,11 @@ func putNearKV(b *testing.B, dir string, ttl time.Duration) putFunc {
 
 func publish(b *testing.B, dir string, ttl time.Duration, followed bool) putFunc {
 	server := startServer(b, dir)
-	if err := openStore(b, server).Close(); err != nil { // openStream copies what it made
-		b.Fatal(err)
-	}
+	makeNamespace(b, server, dataset{}) // openStream copies its configuration
 	js := newJetStream(b, connect(b, server))
-	stream := openStream(b, js)
+	stream := makeStream(b, js)
 	if followed {
-		reader, err := newJetStream(b, connect(b, server)).Stream(context.Background(), stream.CachedInfo().Config.Name)
-		if err != nil {
-			b.Fatal(err)
-		}
-		follow(b, reader, func(jetstream.Msg) {})
+		follow(b, openStreamOf(b, server, stream), func(jetstream.Msg) {})
 	}
 	var opts []jetstream.PublishOpt
 	if ttl != 0 {

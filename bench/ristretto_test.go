@@ -8,22 +8,21 @@ import (
 )
 
 // openRistretto returns a reader of a ristretto.Cache with room for everything.
-func openRistretto(b *testing.B, keys []string) getFunc {
+func openRistretto(b *testing.B, _ server, d dataset) (getFunc, func()) {
 	b.Helper()
 	cache, err := ristretto.NewCache(&ristretto.Config[string, string]{
-		NumCounters: 10 * int64(len(keys)),
+		NumCounters: 10 * int64(len(d.keys)),
 		MaxCost:     1 << 30,
 		BufferItems: 64,
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(cache.Close)
-	for _, key := range keys {
-		for !cache.Set(key, strings.Clone(value), valueSize) { // its queue was full
+	for _, key := range d.keys {
+		for !cache.Set(key, strings.Clone(d.value), int64(len(d.value))) { // its queue was full
 			cache.Wait()
 		}
 	}
 	cache.Wait()
-	return cache.Get
+	return cache.Get, cache.Close
 }

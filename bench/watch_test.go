@@ -3,141 +3,179 @@ package bench
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/nearkv/nearkv/kvstore"
 )
 
-// BenchmarkPropagation measures from the begin of a write, which is
-// acknowledged, until a reader on another connection has it. A write begins
-// when the one before it has arrived.
-func BenchmarkPropagation(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		run  func(b *testing.B)
-	}{
-		{"nearkv-watch", propagateWatch},
-		{"nearkv-get", propagateGet},
-		{"jetstream-watch", propagateBucket},
-		{"consumer", propagateConsumer},
-	} {
-		b.Run("peer="+c.name, c.run)
-	}
-}
-
-const watched = "g000000.000"
-
-// propagate calls write b.N times, and once before that nothing is counted that
-// only the first call has to do. The reader sends the time of each arrival,
-// which can be before write returns.
-func propagate(b *testing.B, arrivals <-chan time.Time, write func() error) {
-	b.Helper()
-	took := make([]time.Duration, 0, b.N)
-	once := func() time.Duration {
-		begin := time.Now()
-		if err := write(); err != nil {
-			b.Fatal(err)
+// BenchmarkWatch delivers every write to many replicas in this process: one
+// write after the other, and so many at a time that all are busy. The writer is
+// the same for all peers.
+func BenchmarkWatch(b *testing.B) {
+	for _, replicas := range []int{1, 10, 100} {
+		for _, inflight := range []int{1, 256} {
+			for _, f := range followers {
+				run(b, f.name, func(b *testing.B) { benchmarkWatch(b, replicas, inflight, f.follow) },
+					"replicas=%d/inflight=%d", replicas, inflight)
+			}
 		}
-		return (<-arrivals).Sub(begin)
 	}
-	once()
-	b.ReportAllocs()
-	for b.Loop() {
-		took = append(took, once())
-	}
-	reportLatency(b, took)
 }
 
-func propagateWatch(b *testing.B) {
-	server := startServer(b, "")
-	writer, reader := openStore(b, server), openStore(b, server)
-	ctx, cancel := context.WithCancel(context.Background())
-	arrivals, done := make(chan time.Time), make(chan struct{})
-	go func() {
-		defer close(done)
-		for _, err := range reader.Watch(ctx, watched) {
+// followers call seen with the sequence of each write, until the benchmark ends.
+var followers = []struct {
+	name   string
+	follow func(b *testing.B, s server, seen func(sequence uint64))
+}{
+	{"nearkv", followStore},
+	{"consumer", func(b *testing.B, s server, seen func(uint64)) {
+		follow(b, openStreamOf(b, s, "KV_bench"), func(m jetstream.Msg) {
+			meta, err := m.Metadata()
 			if err != nil {
 				b.Error(err)
 				return
 			}
-			arrivals <- time.Now()
-		}
-	}()
-	defer func() { cancel(); <-done }()
-	propagate(b, arrivals, func() error { return put(writer) })
+			seen(meta.Sequence.Stream)
+		})
+	}},
+	{"jetstream", followBucket},
 }
 
-func put(store *kvstore.Store) error {
-	_, err := store.Put(context.Background(), watched, []byte(value))
-	return err
-}
-
-// propagateGet reads with AtLeast: until the reader's Get returns the write.
-func propagateGet(b *testing.B) {
-	server := startServer(b, "")
-	writer, reader := openStore(b, server), openStore(b, server)
-	arrivals := make(chan time.Time, 1)
-	propagate(b, arrivals, func() error {
-		revision, err := writer.Put(context.Background(), watched, []byte(value))
-		if err != nil {
-			return err
+func followStore(b *testing.B, s server, seen func(uint64)) {
+	store := openStore(b, s)
+	ctx, cancel := context.WithCancel(context.Background())
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for event, err := range store.Watch(ctx, "") {
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			seen(uint64(event.Entry.Revision()))
 		}
-		entry, err := reader.Get(context.Background(), watched, kvstore.AtLeast(revision))
-		if err == nil && entry.Revision() != revision {
-			err = errors.New("another revision")
-		}
-		arrivals <- time.Now()
-		return err
+	})
+	b.Cleanup(func() {
+		cancel()
+		watch.Wait()
 	})
 }
 
-func propagateBucket(b *testing.B) {
-	server := startServer(b, "")
-	if err := openStore(b, server).Close(); err != nil { // it made the bucket
-		b.Fatal(err)
-	}
-	writer, reader := openBucket(b, server), openBucket(b, server)
-	watch, err := reader.Watch(context.Background(), watched, jetstream.UpdatesOnly())
+func followBucket(b *testing.B, s server, seen func(uint64)) {
+	watch, err := openBucket(b, s).WatchAll(context.Background(), jetstream.UpdatesOnly())
 	if err != nil {
 		b.Fatal(err)
 	}
-	arrivals, done := make(chan time.Time), make(chan struct{})
-	go func() {
-		defer close(done)
-		for range watch.Updates() {
-			arrivals <- time.Now()
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		for entry := range watch.Updates() {
+			seen(entry.Revision())
 		}
-	}()
-	defer func() {
+	})
+	b.Cleanup(func() {
 		if err := watch.Stop(); err != nil {
 			b.Error(err)
 		}
-		<-done
-	}()
-	propagate(b, arrivals, func() error {
-		_, err := writer.Put(context.Background(), watched, []byte(value))
-		return err
+		loop.Wait()
 	})
 }
 
-func propagateConsumer(b *testing.B) {
+// arrivals keeps when each write began and arrived where.
+type arrivals struct {
+	begins  []time.Time
+	missing []atomic.Int32    // replicas that do not have the write yet
+	took    [][]time.Duration // by replica
+	slots   chan struct{}     // one for each write that is under way
+}
+
+func newArrivals(writes, replicas, inflight int) *arrivals {
+	a := &arrivals{
+		begins: make([]time.Time, writes), missing: make([]atomic.Int32, writes),
+		took: make([][]time.Duration, replicas), slots: make(chan struct{}, inflight),
+	}
+	for i := range a.missing {
+		a.missing[i].Store(int32(replicas))
+	}
+	for i := range a.took {
+		a.took[i] = make([]time.Duration, 0, writes)
+	}
+	return a
+}
+
+// arrived is called by each replica for each write. The sequence of the first
+// is 1.
+func (a *arrivals) arrived(replica int, sequence uint64) {
+	a.took[replica] = append(a.took[replica], time.Since(a.begins[sequence-1]))
+	if a.missing[sequence-1].Add(-1) == 0 {
+		<-a.slots
+	}
+}
+
+// begin waits until there is room for one more write.
+func (a *arrivals) begin(i int) error {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case a.slots <- struct{}{}:
+		a.begins[i] = time.Now()
+		return nil
+	case <-late.C:
+		return errors.New("a write did not arrive everywhere")
+	}
+}
+
+// benchmarkWatch writes to 10,000 keys in turn, more than there are writes under
+// way, so that no watch may leave one out.
+func benchmarkWatch(b *testing.B, replicas, inflight int, follow func(*testing.B, server, func(uint64))) {
+	keys := keysOf(10_000)
 	server := startServer(b, "")
-	if err := openStore(b, server).Close(); err != nil { // openStream copies what it made
+	makeNamespace(b, server, dataset{})
+	a := newArrivals(b.N+1, replicas, inflight)
+	for i := range replicas {
+		follow(b, server, func(sequence uint64) { a.arrived(i, sequence) })
+	}
+	p, data := newPublisher(b, connect(b, server)), []byte(value)
+	write := func(i int) {
+		if err := a.begin(i); err != nil {
+			b.Fatal(err)
+		}
+		if err := p.publish("$KV.bench."+keys[i%len(keys)], data); err != nil {
+			b.Fatal(err)
+		}
+	}
+	write(0) // nothing is counted that only the first has to do
+	a.drain(b)
+	b.ResetTimer()
+	for i := range b.N {
+		write(i + 1)
+	}
+	a.drain(b)
+	b.StopTimer()
+	if err := p.flush(); err != nil {
 		b.Fatal(err)
 	}
-	js := newJetStream(b, connect(b, server))
-	stream := openStream(b, js)
-	reader, err := newJetStream(b, connect(b, server)).Stream(context.Background(), stream.CachedInfo().Config.Name)
-	if err != nil {
-		b.Fatal(err)
+	a.report(b)
+}
+
+// drain waits until every write has arrived.
+func (a *arrivals) drain(b *testing.B) {
+	b.Helper()
+	for end := time.Now().Add(patience); len(a.slots) > 0; time.Sleep(10 * time.Microsecond) {
+		if time.Now().After(end) {
+			b.Fatal("a write did not arrive everywhere")
+		}
 	}
-	arrivals := make(chan time.Time)
-	follow(b, reader, func(jetstream.Msg) { arrivals <- time.Now() })
-	propagate(b, arrivals, func() error {
-		_, err := js.Publish(context.Background(), "raw."+watched, []byte(value))
-		return err
-	})
+}
+
+func (a *arrivals) report(b *testing.B) {
+	b.Helper()
+	for i := range a.took {
+		a.took[i] = a.took[i][1:]
+	}
+	took := slices.Concat(a.took...)
+	reportLatency(b, took)
+	b.ReportMetric(float64(len(took))/b.Elapsed().Seconds(), "applied/s")
 }

@@ -3,17 +3,35 @@ package bench
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 )
 
-const valueSize = 100 // bytes
+// fullEnv makes the benchmarks of sizesOf run with a million keys too.
+const fullEnv = "NEARKV_BENCH_FULL"
+
+// sizesOf returns the numbers of keys that are to be measured. Without fullEnv
+// those beyond 100,000 are left out: to write a million takes half a minute.
+func sizesOf(sizes ...int) []int {
+	if os.Getenv(fullEnv) != "" {
+		return sizes
+	}
+	return slices.DeleteFunc(sizes, func(n int) bool { return n > 100_000 })
+}
+
+// dataset is what a benchmark stores: the same value for each key.
+type dataset struct {
+	keys  []string
+	value string
+}
+
+const valueSize = 100 // bytes, where nothing else is said
 
 var value = strings.Repeat("v", valueSize)
+
+func datasetOf(n, size int) dataset { return dataset{keysOf(n), strings.Repeat("v", size)} }
 
 // keysOf returns n keys, a thousand for each prefix "g<number>.". All are
 // literal NATS subjects, so that every peer can have them.
@@ -54,38 +72,8 @@ func draw(next func() string) []string {
 	return drawn
 }
 
-// timed calls op for each number below b.N, from a number of goroutines, and
-// reports the median and the 99th percentile of what one call took. It calls op
-// once before, so that nothing is counted that only the first call has to do.
-func timed(b *testing.B, goroutines int, op func(i int) error) {
-	b.Helper()
-	if err := op(0); err != nil {
-		b.Fatal(err)
-	}
-	took := make([]time.Duration, b.N)
-	var next atomic.Int64
-	var workers sync.WaitGroup
-	b.ReportAllocs()
-	b.ResetTimer()
-	for range goroutines {
-		workers.Go(func() {
-			for i := int(next.Add(1)) - 1; i < b.N && !b.Failed(); i = int(next.Add(1)) - 1 {
-				begin := time.Now()
-				if err := op(i); err != nil {
-					b.Error(err)
-				}
-				took[i] = time.Since(begin)
-			}
-		})
-	}
-	workers.Wait()
-	b.StopTimer()
-	reportLatency(b, took)
-}
-
-func reportLatency(b *testing.B, took []time.Duration) {
-	b.Helper()
-	slices.Sort(took)
-	b.ReportMetric(float64(took[len(took)/2]), "p50-ns/op")
-	b.ReportMetric(float64(took[len(took)*99/100]), "p99-ns/op")
+// run names the sub-benchmark of a peer last, and adjacent to those of the
+// others: what else the machine does hits all of them.
+func run(b *testing.B, peer string, f func(b *testing.B), format string, args ...any) {
+	b.Run(fmt.Sprintf(format, args...)+"/peer="+peer, f)
 }

@@ -120,7 +120,7 @@ func TestPutAllOptions(t *testing.T) {
 		if n != 5 || err != nil {
 			t.Fatalf("%d, %v", n, err)
 		}
-		if e := wantText(t, s, "ttl", "5"); e.Expires().Sub(time.Now()) != time.Hour || e.Metadata() != nil {
+		if e := wantText(t, s, "ttl", "5"); time.Until(e.Expires()) != time.Hour || e.Metadata() != nil {
 			t.Errorf("%v, %s", e.Expires(), e.Metadata())
 		}
 		if e := wantText(t, s, "at", "2"); !e.Expires().Equal(at) {

@@ -21,7 +21,7 @@ func TestIndexModel(t *testing.T) {
 	for range 10 { // times the usual number of checks: they are cheap
 		rapid.Check(t, func(rt *rapid.T) {
 			var end any
-			synctest.Test(t, func(t *testing.T) {
+			synctest.Test(t, func(*testing.T) {
 				defer func() { end = recover() }()
 				checkIndex(rt)
 			})

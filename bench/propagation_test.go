@@ -1,0 +1,164 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nearkv/nearkv/kvstore"
+)
+
+// BenchmarkPropagation measures from the begin of a write, which is
+// acknowledged, until a reader on another connection has it. A write begins
+// when the one before it has arrived. To have it means: a Get that polls returns
+// it, a Get with AtLeast does, a Watch or a consumer has yielded it.
+func BenchmarkPropagation(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		run  func(b *testing.B)
+	}{
+		{"nearkv-poll", propagatePoll},
+		{"nearkv-atleast", propagateAtLeast},
+		{"nearkv-watch", propagateWatch},
+		{"jetstream-watch", propagateBucket},
+		{"consumer", propagateConsumer},
+	} {
+		b.Run("peer="+c.name, c.run)
+	}
+}
+
+const watched = "g000000.000"
+
+// propagate calls write b.N times, and once before that nothing is counted that
+// only the first call has to do. The reader sends the time of each arrival,
+// which can be before write returns.
+func propagate(b *testing.B, arrivals <-chan time.Time, write func() error) {
+	b.Helper()
+	took := make([]time.Duration, 0, b.N)
+	once := func() time.Duration {
+		begin := time.Now()
+		if err := write(); err != nil {
+			b.Fatal(err)
+		}
+		return (<-arrivals).Sub(begin)
+	}
+	once()
+	b.ReportAllocs()
+	for b.Loop() {
+		took = append(took, once())
+	}
+	reportLatency(b, took)
+}
+
+func propagateWatch(b *testing.B) {
+	server := startServer(b, "")
+	writer, reader := openStore(b, server), openStore(b, server)
+	ctx, cancel := context.WithCancel(context.Background())
+	arrivals, done := make(chan time.Time), make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, err := range reader.Watch(ctx, watched) {
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			arrivals <- time.Now()
+		}
+	}()
+	defer func() { cancel(); <-done }()
+	propagate(b, arrivals, func() error { return put(writer) })
+}
+
+func put(store *kvstore.Store) error {
+	_, err := store.Put(context.Background(), watched, []byte(value))
+	return err
+}
+
+// propagatePoll reads again and again, until Get returns another revision.
+func propagatePoll(b *testing.B) {
+	server := startServer(b, "")
+	writer, reader := openStore(b, server), openStore(b, server)
+	arrivals := make(chan time.Time, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	var poll sync.WaitGroup
+	poll.Go(func() {
+		for last := kvstore.Revision(0); ctx.Err() == nil; runtime.Gosched() {
+			entry, err := reader.Get(ctx, watched)
+			if err != nil && !errors.Is(err, kvstore.ErrNotFound) {
+				b.Error(err)
+				return
+			}
+			if revision := entry.Revision(); revision != last {
+				last = revision
+				arrivals <- time.Now()
+			}
+		}
+	})
+	defer func() { cancel(); poll.Wait() }()
+	propagate(b, arrivals, func() error { return put(writer) })
+}
+
+// propagateAtLeast reads once, after the write has returned its revision: the
+// time is that of the write, and what the reader waits longer.
+func propagateAtLeast(b *testing.B) {
+	server := startServer(b, "")
+	writer, reader := openStore(b, server), openStore(b, server)
+	arrivals := make(chan time.Time, 1)
+	propagate(b, arrivals, func() error {
+		revision, err := writer.Put(context.Background(), watched, []byte(value))
+		if err != nil {
+			return err
+		}
+		entry, err := reader.Get(context.Background(), watched, kvstore.AtLeast(revision))
+		if err == nil && entry.Revision() != revision {
+			err = errors.New("another revision")
+		}
+		arrivals <- time.Now()
+		return err
+	})
+}
+
+func propagateBucket(b *testing.B) {
+	server := startServer(b, "")
+	makeNamespace(b, server, dataset{})
+	writer, reader := openBucket(b, server), openBucket(b, server)
+	watch, err := reader.Watch(context.Background(), watched, jetstream.UpdatesOnly())
+	if err != nil {
+		b.Fatal(err)
+	}
+	arrivals, done := make(chan time.Time), make(chan struct{})
+	go func() {
+		defer close(done)
+		for range watch.Updates() {
+			arrivals <- time.Now()
+		}
+	}()
+	defer func() {
+		if err := watch.Stop(); err != nil {
+			b.Error(err)
+		}
+		<-done
+	}()
+	propagate(b, arrivals, func() error {
+		_, err := writer.Put(context.Background(), watched, []byte(value))
+		return err
+	})
+}
+
+func propagateConsumer(b *testing.B) {
+	server := startServer(b, "")
+	makeNamespace(b, server, dataset{}) // makeStream copies its configuration
+	js := newJetStream(b, connect(b, server))
+	reader := openStreamOf(b, server, makeStream(b, js))
+	arrivals := make(chan time.Time)
+	follow(b, reader, func(jetstream.Msg) { arrivals <- time.Now() })
+	propagate(b, arrivals, func() error {
+		_, err := js.Publish(context.Background(), "raw."+watched, []byte(value))
+		return err
+	})
+}

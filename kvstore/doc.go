@@ -9,7 +9,8 @@
 //
 // The shape is that of Workers KV: Get, Put, Delete, List with prefixes and
 // cursors, metadata and expiry. Beyond it there are Watch, conditional writes,
-// and reads that know how old they may be.
+// reads that know how old they may be, PutAll, DeleteAll and DeletePrefix for
+// many keys, and View, which reads values as a Go type.
 //
 // # Consistency
 //
@@ -70,9 +71,11 @@
 // # Memory
 //
 // The index holds every key, with its metadata, also those that the log keeps
-// as tombstones. Values have CacheBytes; those that do not fit are loaded from
-// the log when they are read. Whether a value is in memory never changes what
-// a read returns (TestCacheIsInvisible).
+// as tombstones: about 100 bytes for each beside the key and the value
+// (BenchmarkHeap in bench). Values have CacheBytes. While all fit, all stay; from
+// then on ristretto's policy chooses, and the others are loaded from the log when
+// they are read. Whether a value is in memory never changes what a read returns
+// (TestCacheIsInvisible).
 //
 // # Concurrency and ownership
 //
@@ -82,9 +85,10 @@
 //
 // # Reading the source
 //
-// record.go and index.go are the replica: what is known of a key, and all keys.
-// cache.go decides which values stay. get.go and load.go are the way of a read,
-// put.go, change.go (what to write, decided without effects) and write.go (how to
-// get it written) the way of a write. expire.go, list.go and watch.go use the
-// index. store.go and backend.go open and close.
+// record.go, keymap.go and index.go are the replica: what is known of a key, how
+// it is found, and all keys. cache.go decides which values stay. get.go and
+// load.go are the way of a read, put.go, change.go (what to write, decided without
+// effects) and write.go (how to get it written) the way of a write, and bulk.go
+// that of many. expire.go, list.go and watch.go use the index. view.go decodes.
+// store.go and backend.go open and close.
 package kvstore

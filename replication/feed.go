@@ -203,8 +203,8 @@ func (f *Feed) follow(ctx context.Context, t *tap, down <-chan struct{}) error {
 			err = f.inspect(t)
 		case <-f.nudges:
 			f.ask(t)
-		case f.restart = <-f.doubts:
-			err = errAgain
+		case why := <-f.doubts:
+			err = f.doubt(why)
 		case <-down:
 			err = errDisconnected
 		case <-ctx.Done():
@@ -214,6 +214,17 @@ func (f *Feed) follow(ctx context.Context, t *tap, down <-chan struct{}) error {
 			return err
 		}
 	}
+}
+
+// doubt begins a resync, unless one is under way: until that ends it is no wonder
+// that the replica has what the log has no more, and who begins anew whenever
+// somebody comes across that never ends.
+func (f *Feed) doubt(why string) error {
+	if f.cursor.resyncing {
+		return nil
+	}
+	f.restart = why
+	return errAgain
 }
 
 // receive handles one message and whatever else has come meanwhile.

@@ -153,8 +153,13 @@ func (f *modelFeed) recognise() (what verdict, why string, from uint64) {
 	return resync, "the log cannot be recognised", 1
 }
 
+// detach ends the following, perhaps with a reason to begin anew, which stays
+// until that has happened.
 func (f *modelFeed) detach(restart string) {
-	f.attached, f.restart = false, restart
+	f.attached = false
+	if restart != "" {
+		f.restart = restart
+	}
 	f.wire, f.asked, f.taken = nil, false, nil
 }
 
@@ -342,7 +347,7 @@ func (f *modelFeed) harm(actions map[string]func(*rapid.T)) {
 	actions["save"] = func(*rapid.T) { f.saved = f.log.clone() }
 	actions["restore"] = func(*rapid.T) { // from the last save; no connection survives it
 		f.log = f.saved.clone()
-		f.detach(f.restart)
+		f.detach("")
 	}
 }
 

@@ -46,6 +46,8 @@ func withRequests(t *testing.T, test func(t *testing.T, r *requests)) {
 		}
 		defer r.close()
 		test(t, r)
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		for _, c := range r.calls {
 			if c.waiting {
 				t.Errorf("call %d still waits", c.number)
@@ -221,6 +223,8 @@ func TestRequestAgain(t *testing.T) {
 		}
 		wait.Wait()
 		time.Sleep(time.Hour) // for those who are late
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		if n := len(r.calls); n > spare+8 {
 			t.Errorf("%d calls are known", n)
 		}

@@ -37,8 +37,8 @@
 // is not counted as the replica's. Values are strings, as nearkv's Text and the
 // caches give them without a copy; the NATS client returns bytes.
 //
-// Not measured yet, since they need a server that this module cannot build:
-// rueidis with client-side caching (redis-server) and the cache of the etcd
-// client (etcd). groupcache loads what it does not have from a peer and never
+// Not measured yet, since they need a server that is not a Go tool of this
+// module: rueidis with client-side caching (redis-server) and the cache of the
+// etcd client (etcd). groupcache loads what it does not have from a peer and never
 // learns of a change, so that only its hits compare.
 package bench

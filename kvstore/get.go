@@ -47,11 +47,16 @@ func (s *Store) get(ctx context.Context, key string) (Entry, error) {
 		s.stats.misses.Add(1)
 		return s.load(ctx, key)
 	}
-	if rand.Uint32()%sample == 0 { // a sample, not a secret
-		s.stats.hits.Add(sample)
-		s.cache.hit(r)
+	if rand.Uint32()%sample == 0 { // not a secret
+		s.hits(r)
 	}
 	return Entry{r, value}, nil
+}
+
+// hits counts reads of a value in memory, by one of them.
+func (s *Store) hits(r *record) {
+	s.stats.hits.Add(sample)
+	s.cache.hit(r)
 }
 
 // absent tells a key that is not there from one that cannot be.

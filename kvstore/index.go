@@ -1,8 +1,6 @@
 package kvstore
 
 import (
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +37,7 @@ type index struct {
 	snapshot atomic.Pointer[tree]
 
 	mu          sync.Mutex // no user code and no I/O under it
-	ordered     *tree      // the visible records by key, and expired ones until they are told; nil: not yet
+	ordered     *tree      // the visible records by key, and expired ones until they are told
 	deadlines   *tree      // by (due, key)
 	epoch       uint64
 	current     int               // records of this epoch
@@ -74,7 +72,8 @@ func byDue(a, b *record) bool {
 
 func newIndex(c *cache) *index {
 	return &index{
-		records: newKeyMap(), cache: c, deadlines: newTree(byDue),
+		records: newKeyMap(), cache: c,
+		ordered: newTree(byKey), deadlines: newTree(byDue),
 		unconfirmed: make(map[string]uint64), foreign: make(map[string]uint64),
 		watchers: make(map[*watcher]struct{}), wake: make(chan struct{}, 1),
 	}
@@ -176,8 +175,6 @@ func (x *index) set(old, r *record, value []byte) {
 // order keeps the ordered tree.
 func (x *index) order(r *record, wasVisible, isVisible bool) {
 	switch {
-	case x.ordered == nil:
-		return
 	case isVisible:
 		x.ordered.Set(r)
 	case wasVisible:
@@ -229,7 +226,6 @@ func (x *index) Sweep(epoch uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.enter(epoch)
-	defer x.arrange()
 	for subject, e := range x.foreign {
 		if e != epoch {
 			delete(x.foreign, subject)
@@ -367,34 +363,10 @@ func (x *index) list() *tree {
 func (x *index) listLocked() *tree {
 	t := x.snapshot.Load()
 	if t == nil {
-		x.arrange()
 		t = x.ordered.Copy()
 		x.snapshot.Store(t)
 	}
 	return t
-}
-
-// arrange makes the ordered tree, once: to sort all keys when they are there is
-// several times faster than to sort in each of them.
-func (x *index) arrange() {
-	if x.ordered != nil {
-		return
-	}
-	x.ordered = newTree(byKey)
-	for _, r := range x.sorted() {
-		x.ordered.Load(r)
-	}
-}
-
-func (x *index) sorted() []*record {
-	records := make([]*record, 0, x.counts.visible.Load())
-	for r := range x.records.all() {
-		if !r.hidden() {
-			records = append(records, r)
-		}
-	}
-	slices.SortFunc(records, func(a, b *record) int { return strings.Compare(a.key(), b.key()) })
-	return records
 }
 
 // close ends all changes. The cache can be closed afterwards.

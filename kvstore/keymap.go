@@ -71,7 +71,7 @@ func (m *keyMap) find(key string) *record {
 func (m *keyMap) set(r *record) {
 	table := *m.table.Load()
 	if m.size >= len(table)*bucketLoad {
-		m.grow(2 * len(table))
+		m.grow()
 		table = *m.table.Load()
 	}
 	hash := maphash.String(m.seed, r.key())
@@ -125,22 +125,10 @@ func insert(table []bucket, hash uint64, r *record) {
 	}
 }
 
-// reserve makes room for n records.
-func (m *keyMap) reserve(n int) {
-	buckets := len(*m.table.Load())
-	for n > buckets*bucketLoad {
-		buckets *= 2
-	}
-	m.grow(buckets)
-}
-
-// grow moves all records to a larger table. Readers that are in the old one
-// find there what was current when they came.
-func (m *keyMap) grow(buckets int) {
-	if buckets == len(*m.table.Load()) {
-		return
-	}
-	table := make([]bucket, buckets)
+// grow moves all records to a table of twice the size. Readers that are in the
+// old one find there what was current when they came.
+func (m *keyMap) grow() {
+	table := make([]bucket, 2*len(*m.table.Load()))
 	for r := range m.all() {
 		insert(table, maphash.String(m.seed, r.key()), r)
 	}

@@ -40,8 +40,6 @@ func TestKeyMap(t *testing.T) {
 			case 0, 1:
 				m.remove(key)
 				delete(want, key)
-			case 2:
-				m.reserve(random.IntN(2 * most))
 			default:
 				r := allocate(key)
 				m.set(r)

@@ -128,9 +128,8 @@ func (v *View[T]) GetEntry(ctx context.Context, key string, opts ...ReadOption) 
 	}
 	if d := v.find(key).decoded.Load(); d != nil && d.rec.key() == key {
 		if e, ok := v.current(d.rec); ok {
-			if rand.Uint32()%sample == 0 { // as Store.get does
-				s.stats.hits.Add(sample)
-				s.cache.hit(d.rec)
+			if rand.Uint32()%sample == 0 {
+				s.hits(d.rec)
 			}
 			value, err = v.result(d, e)
 			return value, e, err

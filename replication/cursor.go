@@ -34,9 +34,46 @@ type cursor struct {
 	overdue        uint64
 	overdueInquiry uint64
 
-	// Differences in the number of subjects: the one that caused the last
-	// resync, and the one that a resync did not mend, which is damage.
-	suspected, accepted int
+	doubt doubt
+}
+
+// doubt is about a difference in the number of subjects. A resync mends it, or
+// the log is damaged: then its count will not be what it delivers. Or other
+// records have been removed meanwhile, as many; one cannot tell. So the log is
+// read again, but ever more seldom.
+type doubt struct {
+	difference int
+	resyncs    int // that were begun because of it
+	unmended   int // comparisons that have found it since the last of them
+}
+
+// patience returns how many comparisons have to find a difference after the
+// n-th resync because of it until there is another: about three hours of them at
+// the most.
+func patience(n int) int { return 1 << min(n, 12) }
+
+// damage is the difference that a resync did not mend.
+func (d *doubt) damage() int {
+	if d.unmended == 0 && d.resyncs < 2 {
+		return 0
+	}
+	return d.difference
+}
+
+// found is told the difference that a comparison has found. It tells whether to
+// read the log again.
+func (d *doubt) found(difference int) bool {
+	if difference != d.difference {
+		*d = doubt{difference: difference}
+	} else {
+		d.unmended++
+	}
+	if difference == 0 || d.resyncs > 0 && d.unmended < patience(d.resyncs) {
+		return false
+	}
+	d.resyncs++
+	d.unmended = 0
+	return true
 }
 
 // inquiry is where the cursor was when a view was asked for.
@@ -202,14 +239,8 @@ func (c *cursor) check(t Tally) (verdict, string) {
 		return resync, "an acknowledged write is not in the log"
 	}
 	difference := v.Subjects - min(max(v.Subjects, t.Least), t.Most+replaced)
-	switch difference {
-	case 0:
-		c.suspected, c.accepted = 0, 0
-	case c.accepted:
-	case c.suspected:
-		c.accepted = difference
-	default:
-		c.suspected = difference
+	exact := t.Least == t.Most && replaced == 0
+	if (exact || difference != 0) && c.doubt.found(difference) {
 		return resync, "records were removed from the stream"
 	}
 	return inStep, ""

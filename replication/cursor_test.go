@@ -322,7 +322,44 @@ var cursorScripts = []struct{ name, script string }{
 		view A 3 has 1       -> in step
 		tally 2..4           -> resync: records were removed from the stream
 	`},
-	{"a difference that a resync does not mend is damage, and a new one is another", `
+	{"a difference that a resync does not mend is damage, for which the log is read again ever more seldom", `
+		attach A 3           -> resync: first look at the log
+		begin A 3
+		follow 1             -> more to come
+		record 3 a left 0    -> apply, swept
+		ask
+		view A 3 has 2       -> in step
+		tally 1              -> resync: records were removed from the stream
+		begin A 3
+		follow 1             -> more to come
+		record 3 a left 0    -> apply, swept
+		ask
+		view A 3 has 2       -> in step
+		tally 1              -> in step
+		ask
+		view A 3 has 2       -> in step
+		tally 1              -> resync: records were removed from the stream
+		begin A 3
+		follow 1             -> more to come
+		record 3 a left 0    -> apply, swept
+		state                -> A/3, epoch 3, live, damage +1
+		ask
+		view A 3 has 2       -> in step
+		tally 1              -> in step
+		ask
+		view A 3 has 2       -> in step
+		tally 1..2           -> in step
+		ask
+		view A 3 has 2       -> in step
+		tally 1              -> in step
+		ask
+		view A 3 has 2       -> in step
+		tally 1              -> in step
+		ask
+		view A 3 has 2       -> in step
+		tally 1              -> resync: records were removed from the stream
+	`},
+	{"a difference after a resync is damage until it is gone, and a new one is another", `
 		attach A 3           -> resync: first look at the log
 		begin A 3
 		follow 1             -> more to come
@@ -337,9 +374,6 @@ var cursorScripts = []struct{ name, script string }{
 		view A 3 has 2       -> in step
 		tally 1              -> in step
 		state                -> A/3, epoch 2, live, damage +1
-		ask
-		view A 3 has 2       -> in step
-		tally 1              -> in step
 		ask
 		view A 3 has 3       -> in step
 		tally 1              -> resync: records were removed from the stream
@@ -560,8 +594,8 @@ func (p *scriptPlayer) state() string {
 	default:
 		s += fmt.Sprintf("following to %d", c.target)
 	}
-	if c.accepted != 0 {
-		s += fmt.Sprintf(", damage %+d", c.accepted)
+	if damage := c.doubt.damage(); damage != 0 {
+		s += fmt.Sprintf(", damage %+d", damage)
 	}
 	return s
 }

@@ -34,7 +34,8 @@
 // hold this: TestRecreation, TestRollback, TestPurge, TestFaults.
 //
 // A difference in the number of records that a resync does not mend is damage
-// of the log, and is told as Degraded.
+// of the log, and is told as Degraded. The log is then read again after a while,
+// and ever more seldom, in case that it was other records that were missing.
 //
 // # Errors
 //

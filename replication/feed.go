@@ -388,8 +388,8 @@ func (f *Feed) settle() {
 	switch {
 	case !f.cursor.live:
 		f.setState(Syncing, "following the log")
-	case f.cursor.accepted != 0:
-		f.setState(Degraded, fmt.Sprintf("the log counts %+d records beside those it delivers", f.cursor.accepted))
+	case f.cursor.doubt.damage() != 0:
+		f.setState(Degraded, fmt.Sprintf("the log counts %+d records beside those it delivers", f.cursor.doubt.damage()))
 	default:
 		f.setState(Live, "")
 	}

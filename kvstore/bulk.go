@@ -74,13 +74,15 @@ func (e *BulkError) Unwrap() error { return e.Err }
 // what a Put is; together they are neither atomic nor isolated. Of pairs with
 // the same key the last counts. The value of a pair may be changed when the next
 // one is asked for. It is much faster than one Put after another, because it
-// does not wait for an answer before it goes on: at most 1,024 writes and 16 MiB,
-// or one write, are under way.
+// does not wait for an answer before it goes on: at most 1,024 writes and 32 MiB,
+// or one write, are under way. Where the stream allows it, a long row of pairs
+// without expiry and of up to 16 KiB is not even answered one by one. When PutAll
+// returns this replica has applied what is in, unless the context has ended.
 //
 // With the first error it asks for no more pairs, and waits for what is under
 // way. The error is a *BulkError, which tells what is in; it is that of Put.
 func (s *Store) PutAll(ctx context.Context, pairs iter.Seq[Pair], opts ...BulkOption) (int, error) {
-	return s.newBulk(ctx, opts).run(func(yield func(string, func() (*change, error)) bool) {
+	return s.newBulk(ctx, opts).runAll(func(yield func(string, func() (*change, error)) bool) {
 		for p := range pairs {
 			ok := yield(p.Key, func() (*change, error) { return s.newPut(p.Key, bytes.Clone(p.Value), p.options()) })
 			if !ok {
@@ -93,7 +95,7 @@ func (s *Store) PutAll(ctx context.Context, pairs iter.Seq[Pair], opts ...BulkOp
 // DeleteAll deletes keys, any number of them, and returns how many are gone,
 // those included that did not exist. It is to Delete what PutAll is to Put.
 func (s *Store) DeleteAll(ctx context.Context, keys iter.Seq[string], opts ...BulkOption) (int, error) {
-	return s.newBulk(ctx, opts).run(func(yield func(string, func() (*change, error)) bool) {
+	return s.newBulk(ctx, opts).runAll(func(yield func(string, func() (*change, error)) bool) {
 		for key := range keys {
 			if !yield(key, func() (*change, error) { return s.newDelete(key, nil) }) {
 				return
@@ -124,19 +126,27 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string, opts ...BulkOpt
 
 const (
 	maxFlight      = 1024     // writes under way
-	maxFlightBytes = 16 << 20 // of their values
+	maxFlightBytes = 16 << 20 // of the values of those that are answered one by one
 	progressEvery  = 100 * time.Millisecond
+
+	ingestAfter  = 64       // writes in a row that could be part of a run
+	maxIngestLen = 16 << 10 // of a value
 )
 
 // bulk carries many writes through, each of them by itself. It sends one after
 // the other without waiting for the answers. A write that is not simply
 // acknowledged goes on as one like any other, on a goroutine of its own.
+//
+// Plain writes are sent in runs (replication.Ingest), once there are many of them.
+// What a run does not bring into the log goes on one after the other.
 type bulk struct {
 	store    *Store
 	ctx      context.Context
 	progress func(done int)
 	told     time.Time
 	some     chan struct{} // of capacity 1: it is worth looking again
+	plain    int           // writes in a row that a run could take
+	run      *run          // the one that takes more; nil: none
 
 	mu     sync.Mutex // held for moments only
 	over   bool       // nobody waits for what is under way any more
@@ -144,8 +154,24 @@ type bulk struct {
 	first  int        // all before it are in
 	also   map[int]bool
 	failed map[int]failedWrite
-	flight map[string]int // writes under way by their keys
+	flight map[string]int // writes under way by their keys, without those of runs
 	bytes  int            // of their values
+	runs   []*run         // those with writes under way
+	ran    bool           // there have been runs
+}
+
+// run is a run of writes, all under way.
+type run struct {
+	ingest *replication.Ingest
+	done   uint64 // writes of it that are in the log
+	queue  []queued
+	broken bool // what is in queue will not be answered
+}
+
+type queued struct {
+	i      int
+	before uint64 // revision of the key
+	change *change
 }
 
 type failedWrite struct {
@@ -167,23 +193,24 @@ func (s *Store) newBulk(ctx context.Context, opts []BulkOption) *bulk {
 // prepared yields keys, each with a function that makes what is to be done.
 type prepared = iter.Seq2[string, func() (*change, error)]
 
-func (b *bulk) run(all prepared) (int, error) {
+func (b *bulk) runAll(all prepared) (int, error) {
 	for key, prepare := range all {
 		c, err := prepare()
 		if err == nil {
-			err = b.await(func() bool { return b.room(c) })
-		}
-		if err == nil && b.ctx.Err() != nil {
-			err = unsent(context.Cause(b.ctx))
+			err = b.send(c)
 		}
 		if err != nil {
 			b.fail(key, err)
 			break
 		}
-		b.send(c)
 	}
-	if err := b.await(func() bool { return len(b.flight) == 0 }); err != nil {
+	b.endRun()
+	err := b.await(func() bool { return len(b.flight)+b.queued() == 0 })
+	if err != nil {
 		b.abandon(err)
+	}
+	if b.ran {
+		_ = b.store.feed.Sync(b.ctx) // nothing was applied ahead of the feed; what is in is in
 	}
 	n, err := b.result()
 	b.progress(n)
@@ -195,14 +222,28 @@ var errStopped = errors.New("an earlier write has failed")
 
 func unsent(cause error) error { return fmt.Errorf("kvstore: %w: %w", ErrUnavailable, cause) }
 
-// room tells whether another write can get under way. The writes of one key do
-// one after the other.
+// room tells whether another write can get under way by itself. The writes of
+// one key do one after the other.
 func (b *bulk) room(c *change) bool {
 	if _, busy := b.flight[c.key]; busy {
 		return false
 	}
 	n := len(b.flight)
 	return n == 0 || n < maxFlight && b.bytes+len(c.value) <= maxFlightBytes
+}
+
+// roomInRun tells whether a run can take another write. The writes of one run
+// come into the log one after the other.
+func (b *bulk) roomInRun(c *change) bool {
+	_, busy := b.flight[c.key]
+	return !busy && b.queued() < maxFlight
+}
+
+func (b *bulk) queued() (n int) {
+	for _, r := range b.runs {
+		n += len(r.queue)
+	}
+	return n
 }
 
 // await waits for what ready, which is called under mu, asks for. errStopped:
@@ -232,8 +273,23 @@ func (b *bulk) await(ready func() bool) error {
 	}
 }
 
-// send gets a write under way.
-func (b *bulk) send(c *change) {
+// send gets a write under way, when there is room for it.
+func (b *bulk) send(c *change) error {
+	if b.ctx.Err() != nil {
+		return unsent(context.Cause(b.ctx))
+	}
+	if k, rec, ok := b.joins(c); ok {
+		if err := b.await(func() bool { return b.roomInRun(c) }); err != nil {
+			return err
+		}
+		if b.join(c, k.revision, rec) {
+			return nil
+		}
+	}
+	b.endRun()
+	if err := b.await(func() bool { return b.queued() == 0 && b.room(c) }); err != nil {
+		return err
+	}
 	b.mu.Lock()
 	i := b.next
 	b.next++
@@ -244,6 +300,154 @@ func (b *bulk) send(c *change) {
 	if !b.start(i, w) {
 		b.finish(i, w)
 	}
+	return nil
+}
+
+// joins tells whether a write can be part of a run, with what would be written.
+// One that has something to fear from what others write cannot.
+func (b *bulk) joins(c *change) (known, codec.Record, bool) {
+	k := b.store.index.lookUp(c.key)
+	step, rec, expect := c.plan(k, time.Now().UnixMilli())
+	if step != stepAppend || expect.Set || len(c.value) > maxIngestLen || !b.store.log.CanIngest() {
+		b.plain = 0
+		return k, rec, false
+	}
+	b.plain++
+	return k, rec, b.plain > ingestAfter
+}
+
+// join sends a write as part of a run. If it returns false nothing was sent.
+func (b *bulk) join(c *change, before uint64, rec codec.Record) bool {
+	for range 2 { // a run may just have ended by itself
+		if b.run == nil && !b.beginRun() {
+			break
+		}
+		r := b.run
+		b.mu.Lock()
+		i := b.next
+		if !r.broken {
+			b.next++
+			r.queue = append(r.queue, queued{i, before, c})
+		}
+		broken := r.broken
+		b.mu.Unlock()
+		if !broken && (r.ingest.Send(c.key, rec) == nil || !b.unqueue(r, i)) {
+			return true
+		}
+		b.endRun()
+	}
+	b.plain = 0
+	return false
+}
+
+// unqueue takes back a write that was not sent, unless its run has broken: then
+// it goes on with the others.
+func (b *bulk) unqueue(r *run, i int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.broken {
+		return false
+	}
+	b.next = i
+	r.queue = r.queue[:len(r.queue)-1]
+	return true
+}
+
+func (b *bulk) beginRun() bool {
+	if _, err := b.store.feed.Attached(b.ctx); err != nil {
+		return false
+	}
+	r := new(run)
+	ingest, err := b.store.log.Ingest(
+		func(n uint64) { b.stored(r, n) },
+		func(n, last uint64, err error) { b.ranOut(r, n, last, err) })
+	if err != nil {
+		return false
+	}
+	r.ingest, b.run, b.ran = ingest, r, true
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.runs = append(b.runs, r)
+	return true
+}
+
+// endRun has the log tell how far the run has come.
+func (b *bulk) endRun() {
+	if b.run != nil {
+		b.run.ingest.End()
+		b.run = nil
+	}
+}
+
+// stored notes that the first n writes of a run are in the log.
+func (b *bulk) stored(r *run, n uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return
+	}
+	for ; r.done < n && len(r.queue) > 0; r.done++ {
+		b.store.stats.wrote(nil)
+		b.in(r.queue[0].i)
+		r.queue[0] = queued{}
+		r.queue = r.queue[1:]
+	}
+	b.look()
+}
+
+// ranOut is told the end of a run. The writes that have not come into the log go
+// on one after the other, as there may be several of one key.
+func (b *bulk) ranOut(r *run, n, last uint64, err error) {
+	b.store.feed.Heard(last)
+	b.stored(r, n)
+	b.mu.Lock()
+	r.broken = true
+	rest := r.queue
+	b.mu.Unlock()
+	carry := func() {
+		for _, q := range rest {
+			w := &write{store: b.store, change: q.change}
+			if errors.Is(err, replication.ErrUncertain) {
+				w.uncertain(q.before, replication.Expectation{})
+			}
+			_, err := w.run(b.ctx)
+			b.carried(r, q, err)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.runs = slices.DeleteFunc(b.runs, func(other *run) bool { return other == r })
+		b.look()
+	}
+	switch {
+	case len(rest) == 0:
+		carry()
+	case !b.store.begin():
+		for _, q := range rest {
+			b.carried(r, q, fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, ErrClosed))
+		}
+	default:
+		go func() {
+			defer b.store.work.Done()
+			carry()
+		}()
+	}
+}
+
+// carried notes the end of a write that its run did not bring into the log.
+func (b *bulk) carried(r *run, q queued, err error) {
+	b.store.stats.wrote(err)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return
+	}
+	r.queue = r.queue[1:]
+	if err != nil {
+		b.failed[q.i] = failedWrite{q.change.key, err}
+	} else {
+		b.in(q.i)
+	}
+	b.look()
 }
 
 // start sends the record of a write, if it is clear which one that is.
@@ -296,14 +500,19 @@ func (b *bulk) ended(i int, c *change, err error) {
 	if err != nil {
 		b.failed[i] = failedWrite{c.key, err}
 	} else {
-		b.also[i] = true
-	}
-	for b.also[b.first] {
-		delete(b.also, b.first)
-		b.first++
+		b.in(i)
 	}
 	if len(b.flight) <= maxFlight/2 { // who waits for room finds a lot of it
 		b.look()
+	}
+}
+
+// in notes that a write is in the log. It needs mu.
+func (b *bulk) in(i int) {
+	b.also[i] = true
+	for b.also[b.first] {
+		delete(b.also, b.first)
+		b.first++
 	}
 }
 
@@ -327,8 +536,14 @@ func (b *bulk) abandon(cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.over = true
+	uncertain := fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, cause)
 	for key, i := range b.flight {
-		b.failed[i] = failedWrite{key, fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, cause)}
+		b.failed[i] = failedWrite{key, uncertain}
+	}
+	for _, r := range b.runs {
+		for _, q := range r.queue {
+			b.failed[q.i] = failedWrite{q.change.key, uncertain}
+		}
 	}
 }
 

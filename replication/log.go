@@ -76,6 +76,7 @@ type Log struct {
 type limits struct {
 	ttl        bool
 	direct     bool
+	batch      bool          // it takes fast-ingest batches
 	history    bool          // it keeps more than one record of a subject
 	maxMsgSize int64         // -1: none
 	maxAge     time.Duration // 0: none
@@ -231,7 +232,7 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 		return refuse("is sealed")
 	}
 	l.limits.Store(&limits{
-		ttl: c.AllowMsgTTL, direct: c.AllowDirect, history: c.MaxMsgsPerSubject != 1,
+		ttl: c.AllowMsgTTL, direct: c.AllowDirect, batch: c.AllowBatchPublish, history: c.MaxMsgsPerSubject != 1,
 		maxMsgSize: int64(c.MaxMsgSize), maxAge: c.MaxAge,
 	})
 	return nil

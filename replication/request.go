@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,7 +46,8 @@ type call struct {
 	number  uint64
 	msg     nats.Msg
 	timeout *time.Timer
-	answers chan answer // of capacity 1, for those who wait
+	answers chan answer     // of capacity 1, for those who wait
+	each    func(*nats.Msg) // of listen, instead of one answer
 
 	// Guarded by requester.mu:
 	waiting bool
@@ -59,7 +61,7 @@ type answer struct {
 
 func newRequester(nc *nats.Conn) (*requester, error) {
 	r := &requester{nc: nc, inbox: nc.NewInbox() + ".", calls: make(map[uint64]*call)}
-	sub, err := nc.Subscribe(r.inbox+"*", r.answered)
+	sub, err := nc.Subscribe(r.inbox+">", r.answered)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -73,14 +75,19 @@ func newRequester(nc *nats.Conn) (*requester, error) {
 
 // answered runs on the goroutine of the subscription.
 func (r *requester) answered(m *nats.Msg) {
-	number, err := strconv.ParseUint(m.Subject[len(r.inbox):], 36, 64)
+	token, _, _ := strings.Cut(m.Subject[len(r.inbox):], ".")
+	number, err := strconv.ParseUint(token, 36, 64)
 	if err != nil {
 		return
 	}
 	r.mu.Lock()
 	c := r.calls[number]
 	r.mu.Unlock()
-	if c != nil {
+	switch {
+	case c == nil:
+	case c.each != nil:
+		c.each(m)
+	default:
 		r.finish(c, m, nil)
 	}
 }
@@ -118,6 +125,32 @@ func (r *requester) begin() (*call, error) {
 	c.msg.Reply = r.inbox + strconv.FormatUint(r.next, 36)
 	r.calls[r.next] = c
 	return c, nil
+}
+
+// listen begins a call that has any number of answers, on subjects that begin
+// with the inbox, the number of the call and a dot. lost is called once when no
+// more can come, unless forget comes first.
+func (r *requester) listen(each func(*nats.Msg), lost func(error)) (*call, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.calls == nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ErrClosed)
+	}
+	r.next++
+	c := &call{number: r.next, each: each, waiting: true}
+	c.done = func(_ *nats.Msg, err error) { lost(err) }
+	r.calls[r.next] = c
+	return c, nil
+}
+
+// forget ends a call of listen.
+func (r *requester) forget(c *call) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.waiting = false
+	if r.calls[c.number] == c {
+		delete(r.calls, c.number)
+	}
 }
 
 // end keeps the call for another request, if its answer has come. It tells

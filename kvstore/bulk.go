@@ -74,10 +74,11 @@ func (e *BulkError) Unwrap() error { return e.Err }
 // what a Put is; together they are neither atomic nor isolated. Of pairs with
 // the same key the last counts. The value of a pair may be changed when the next
 // one is asked for. It is much faster than one Put after another, because it
-// does not wait for an answer before it goes on: at most 1,024 writes and 32 MiB,
+// does not wait for an answer before it goes on: at most 1,024 writes and 16 MiB,
 // or one write, are under way. Where the stream allows it, a long row of pairs
-// without expiry and of up to 16 KiB is not even answered one by one. When PutAll
-// returns this replica has applied what is in, unless the context has ended.
+// without expiry and of up to 4 KiB is not answered one by one: of these at most
+// 4,096 are under way. When PutAll returns this replica has applied what is in,
+// unless the context has ended.
 //
 // With the first error it asks for no more pairs, and waits for what is under
 // way. The error is a *BulkError, which tells what is in; it is that of Put.
@@ -125,12 +126,13 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string, opts ...BulkOpt
 }
 
 const (
-	maxFlight      = 1024     // writes under way
-	maxFlightBytes = 16 << 20 // of the values of those that are answered one by one
+	maxFlight      = 1024     // writes under way that are answered one by one
+	maxFlightBytes = 16 << 20 // of their values
 	progressEvery  = 100 * time.Millisecond
 
-	ingestAfter  = 64       // writes in a row that could be part of a run
-	maxIngestLen = 16 << 10 // of a value
+	ingestAfter  = 64      // writes in a row that could be part of a run
+	maxIngest    = 4096    // writes of runs under way
+	maxIngestLen = 4 << 10 // of the value of each
 )
 
 // bulk carries many writes through, each of them by itself. It sends one after
@@ -236,7 +238,7 @@ func (b *bulk) room(c *change) bool {
 // come into the log one after the other.
 func (b *bulk) roomInRun(c *change) bool {
 	_, busy := b.flight[c.key]
-	return !busy && b.queued() < maxFlight
+	return !busy && b.queued() < maxIngest
 }
 
 func (b *bulk) queued() (n int) {

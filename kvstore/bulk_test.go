@@ -25,7 +25,14 @@ func pairs(n, keys int, want map[string]string) iter.Seq[kvstore.Pair] {
 			key := fmt.Sprint("key", rand.IntN(keys))
 			value = fmt.Appendf(value[:0], "value %d", i)
 			want[key] = string(value)
-			if !yield(kvstore.Pair{Key: key, Value: value}) {
+			p := kvstore.Pair{Key: key, Value: value}
+			switch i % 300 {
+			case 0:
+				p.TTL = time.Hour // has to be written by itself
+			case 150:
+				p.Metadata = i
+			}
+			if !yield(p) {
 				return
 			}
 		}
@@ -228,7 +235,7 @@ func TestPutAllEnds(t *testing.T) {
 				}
 				n, err := s.PutAll(ctx, func(yield func(kvstore.Pair) bool) {
 					for i := 0; yield(kvstore.Pair{Key: fmt.Sprint(i)}); i++ {
-						if i == 3000 {
+						if i == 10_000 {
 							server.SetDown(true)
 							time.AfterFunc(time.Minute, end)
 						}
@@ -238,7 +245,7 @@ func TestPutAllEnds(t *testing.T) {
 				if !errors.As(err, &failed) || !errors.Is(err, want) {
 					t.Fatalf("%d, %v", n, err)
 				}
-				if n < 1000 || failed.Index > 3001 || n != failed.Index+len(failed.Also) {
+				if n < 1000 || failed.Index > 10_001 || n != failed.Index+len(failed.Also) {
 					t.Errorf("%d are in: %v", n, err)
 				}
 				server.SetDown(false)

@@ -184,7 +184,7 @@ func TestAppendWithoutTTL(t *testing.T) {
 	refused(t, l, "key", err, ErrUnsupported)
 
 	// The log believes that it can, and the server says no (10166).
-	l.limits.Store(&limits{ttl: true, direct: true, maxMsgSize: -1})
+	l.limits.Store(&limits{ttl: true, direct: true, maxValue: 1000})
 	_, err = l.Append(t.Context(), "key", mortal, Expectation{})
 	refused(t, l, "key", err, ErrUnsupported)
 }

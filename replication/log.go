@@ -74,12 +74,12 @@ type Log struct {
 
 // limits is what a stream's configuration allows.
 type limits struct {
-	ttl        bool
-	direct     bool
-	batch      bool          // it takes fast-ingest batches
-	history    bool          // it keeps more than one record of a subject
-	maxMsgSize int64         // -1: none
-	maxAge     time.Duration // 0: none
+	ttl      bool
+	direct   bool
+	batch    bool          // it takes fast-ingest batches
+	history  bool          // it keeps more than one record of a subject
+	maxValue int64         // what a record can hold, also by the server's limit
+	maxAge   time.Duration // 0: none
 }
 
 // Open opens the log of a namespace, and creates it if there is none. A bucket
@@ -136,10 +136,12 @@ func (l *Log) Close() {
 // MaxValue is the largest value in bytes that Append can store inline: what
 // the server takes in one message, less the room for headers, and at most
 // codec.MaxValueLen.
-func (l *Log) MaxValue() int64 {
+func (l *Log) MaxValue() int64 { return l.limits.Load().maxValue }
+
+func (l *Log) maxValue(c jetstream.StreamConfig) int64 {
 	most := min(l.nc.MaxPayload()-headerRoom, codec.MaxValueLen)
-	if size := l.limits.Load().maxMsgSize; size > 0 {
-		most = min(most, size)
+	if c.MaxMsgSize > 0 {
+		most = min(most, int64(c.MaxMsgSize))
 	}
 	return max(most, 0)
 }
@@ -233,7 +235,7 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 	}
 	l.limits.Store(&limits{
 		ttl: c.AllowMsgTTL, direct: c.AllowDirect, batch: c.AllowBatchPublish, history: c.MaxMsgsPerSubject != 1,
-		maxMsgSize: int64(c.MaxMsgSize), maxAge: c.MaxAge,
+		maxValue: l.maxValue(c), maxAge: c.MaxAge,
 	})
 	return nil
 }

@@ -154,33 +154,33 @@ func TestOpenBucket(t *testing.T) {
 		value   int64
 		limits  limits
 	}{
-		{"plain", jetstream.KeyValueConfig{}, false, codec.MaxValueLen, limits{direct: true, maxMsgSize: -1}},
-		{"history", jetstream.KeyValueConfig{History: 5}, false, codec.MaxValueLen, limits{direct: true, history: true, maxMsgSize: -1}},
+		{"plain", jetstream.KeyValueConfig{}, false, codec.MaxValueLen, limits{direct: true, maxValue: codec.MaxValueLen}},
+		{"history", jetstream.KeyValueConfig{History: 5}, false, codec.MaxValueLen, limits{direct: true, history: true, maxValue: codec.MaxValueLen}},
 		{
 			"age",
 			jetstream.KeyValueConfig{TTL: time.Hour},
 			false, codec.MaxValueLen,
-			limits{direct: true, maxMsgSize: -1, maxAge: time.Hour},
+			limits{direct: true, maxValue: codec.MaxValueLen, maxAge: time.Hour},
 		},
 		{
 			"markers",
 			jetstream.KeyValueConfig{LimitMarkerTTL: time.Minute},
 			true, codec.MaxValueLen,
-			limits{ttl: true, direct: true, maxMsgSize: -1},
+			limits{ttl: true, direct: true, maxValue: codec.MaxValueLen},
 		},
 		{
 			"memory",
 			jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage},
 			false, codec.MaxValueLen,
-			limits{direct: true, maxMsgSize: -1},
+			limits{direct: true, maxValue: codec.MaxValueLen},
 		},
 		{
 			"compression",
 			jetstream.KeyValueConfig{Compression: true},
 			false, codec.MaxValueLen,
-			limits{direct: true, maxMsgSize: -1},
+			limits{direct: true, maxValue: codec.MaxValueLen},
 		},
-		{"small", jetstream.KeyValueConfig{MaxValueSize: 100}, false, 100, limits{direct: true, maxMsgSize: 100}},
+		{"small", jetstream.KeyValueConfig{MaxValueSize: 100}, false, 100, limits{direct: true, maxValue: 100}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -34,7 +34,14 @@ type requester struct {
 	next  uint64
 	calls map[uint64]*call // whose answer may come or has come; nil: closed
 	idle  []*call          // those whose answer has come, oldest first
+
+	clock   *time.Timer // one for all calls; see tick
+	ticking bool
+	ticks   uint64
 }
+
+// tickEvery is how exactly answerTimeout is kept.
+const tickEvery = answerTimeout / 5
 
 // spare is how many calls have to be idle before the oldest is used again. A
 // second answer to one request, which nobody should send, has to be that late to
@@ -45,12 +52,12 @@ const spare = 64
 type call struct {
 	number  uint64
 	msg     nats.Msg
-	timeout *time.Timer
 	answers chan answer     // of capacity 1, for those who wait
 	each    func(*nats.Msg) // of listen, instead of one answer
 
 	// Guarded by requester.mu:
 	waiting bool
+	since   uint64                 // ticks when it began to wait
 	done    func(*nats.Msg, error) // called once, without a lock, when it does not wait any more
 }
 
@@ -70,6 +77,9 @@ func newRequester(nc *nats.Conn) (*requester, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	r.sub = sub
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clock = time.AfterFunc(tickEvery, r.tick)
 	return r, nil
 }
 
@@ -82,13 +92,49 @@ func (r *requester) answered(m *nats.Msg) {
 	}
 	r.mu.Lock()
 	c := r.calls[number]
+	if c == nil || c.each != nil {
+		r.mu.Unlock()
+		if c != nil {
+			c.each(m)
+		}
+		return
+	}
+	waited, done := c.waiting, c.done
+	c.waiting = false
 	r.mu.Unlock()
-	switch {
-	case c == nil:
-	case c.each != nil:
-		c.each(m)
-	default:
-		r.finish(c, m, nil)
+	if waited {
+		done(m, nil)
+	}
+}
+
+// tick ends the calls that have waited for too long. It runs for as long as any
+// wait.
+func (r *requester) tick() {
+	r.mu.Lock()
+	r.ticks++
+	r.ticking = false
+	var late []func(*nats.Msg, error)
+	for _, c := range r.calls {
+		switch {
+		case !c.waiting || c.each != nil:
+		case r.ticks-c.since > uint64(answerTimeout/tickEvery):
+			c.waiting = false
+			late = append(late, c.done)
+		default:
+			r.startTicking()
+		}
+	}
+	r.mu.Unlock()
+	for _, done := range late {
+		done(nil, nats.ErrTimeout)
+	}
+}
+
+// startTicking needs mu.
+func (r *requester) startTicking() {
+	if !r.ticking {
+		r.ticking = true
+		r.clock.Reset(tickEvery)
 	}
 }
 
@@ -114,14 +160,14 @@ func (r *requester) begin() (*call, error) {
 	if len(r.idle) > spare {
 		c := r.idle[0]
 		r.idle = r.idle[1:]
-		c.timeout.Reset(answerTimeout)
-		c.waiting = true
+		c.waiting, c.since = true, r.ticks
+		r.startTicking()
 		return c, nil
 	}
 	r.next++
-	c := &call{number: r.next, answers: make(chan answer, 1), waiting: true}
+	c := &call{number: r.next, answers: make(chan answer, 1), waiting: true, since: r.ticks}
 	c.done = c.deliver
-	c.timeout = time.AfterFunc(answerTimeout, func() { r.finish(c, nil, nats.ErrTimeout) })
+	r.startTicking()
 	c.msg.Reply = r.inbox + strconv.FormatUint(r.next, 36)
 	r.calls[r.next] = c
 	return c, nil
@@ -157,13 +203,12 @@ func (r *requester) forget(c *call) {
 // whether the call was waiting until now.
 func (r *requester) end(c *call, answered bool) (waited bool) {
 	c.msg.Data, c.msg.Header = nil, nil
-	stopped := c.timeout.Stop() // otherwise the timer is about to end it
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	waited, c.waiting = c.waiting, false
 	switch {
 	case r.calls[c.number] != c: // interrupted or closed
-	case answered && stopped:
+	case answered:
 		c.done = c.deliver
 		r.idle = append(r.idle, c)
 	default:
@@ -201,13 +246,24 @@ func (r *requester) do(ctx context.Context, subject string, header nats.Header, 
 	if _, err := r.publish(c, subject, header, data); err != nil {
 		return nil, err
 	}
+	a, answered := c.await(ctx)
+	r.end(c, answered && a.err == nil)
+	if !answered {
+		return nil, context.Cause(ctx)
+	}
+	return received(a.msg, a.err)
+}
+
+// await waits for the answer, until ctx ends.
+func (c *call) await(ctx context.Context) (answer, bool) {
+	if ctx.Done() == nil { // to wait for one thing costs half as much
+		return <-c.answers, true
+	}
 	select {
 	case a := <-c.answers:
-		r.end(c, a.err == nil)
-		return received(a.msg, a.err)
+		return a, true
 	case <-ctx.Done():
-		r.end(c, false)
-		return nil, context.Cause(ctx)
+		return answer{}, false
 	}
 }
 
@@ -252,4 +308,5 @@ func received(m *nats.Msg, err error) (*nats.Msg, error) {
 func (r *requester) close() {
 	_ = r.sub.Unsubscribe() // fails only where the connection is closed already
 	r.replace(nil)
+	r.clock.Stop() // nothing starts it again: nothing waits
 }

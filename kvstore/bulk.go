@@ -129,10 +129,6 @@ const (
 	maxFlight      = 1024     // writes under way that are answered one by one
 	maxFlightBytes = 16 << 20 // of their values
 	progressEvery  = 100 * time.Millisecond
-
-	ingestAfter  = 64      // writes in a row that could be part of a run
-	maxIngest    = 4096    // writes of runs under way
-	maxIngestLen = 4 << 10 // of the value of each
 )
 
 // bulk carries many writes through, each of them by itself. It sends one after
@@ -160,20 +156,6 @@ type bulk struct {
 	bytes  int            // of their values
 	runs   []*run         // those with writes under way
 	ran    bool           // there have been runs
-}
-
-// run is a run of writes, all under way.
-type run struct {
-	ingest *replication.Ingest
-	done   uint64 // writes of it that are in the log
-	queue  []queued
-	broken bool // what is in queue will not be answered
-}
-
-type queued struct {
-	i      int
-	before uint64 // revision of the key
-	change *change
 }
 
 type failedWrite struct {
@@ -234,20 +216,6 @@ func (b *bulk) room(c *change) bool {
 	return n == 0 || n < maxFlight && b.bytes+len(c.value) <= maxFlightBytes
 }
 
-// roomInRun tells whether a run can take another write. The writes of one run
-// come into the log one after the other.
-func (b *bulk) roomInRun(c *change) bool {
-	_, busy := b.flight[c.key]
-	return !busy && b.queued() < maxIngest
-}
-
-func (b *bulk) queued() (n int) {
-	for _, r := range b.runs {
-		n += len(r.queue)
-	}
-	return n
-}
-
 // await waits for what ready, which is called under mu, asks for. errStopped:
 // it has come, and there is no point in going on.
 func (b *bulk) await(ready func() bool) error {
@@ -303,153 +271,6 @@ func (b *bulk) send(c *change) error {
 		b.finish(i, w)
 	}
 	return nil
-}
-
-// joins tells whether a write can be part of a run, with what would be written.
-// One that has something to fear from what others write cannot.
-func (b *bulk) joins(c *change) (known, codec.Record, bool) {
-	k := b.store.index.lookUp(c.key)
-	step, rec, expect := c.plan(k, time.Now().UnixMilli())
-	if step != stepAppend || expect.Set || len(c.value) > maxIngestLen || !b.store.log.CanIngest() {
-		b.plain = 0
-		return k, rec, false
-	}
-	b.plain++
-	return k, rec, b.plain > ingestAfter
-}
-
-// join sends a write as part of a run. If it returns false nothing was sent.
-func (b *bulk) join(c *change, before uint64, rec codec.Record) bool {
-	for range 2 { // a run may just have ended by itself
-		if b.run == nil && !b.beginRun() {
-			break
-		}
-		r := b.run
-		b.mu.Lock()
-		i := b.next
-		if !r.broken {
-			b.next++
-			r.queue = append(r.queue, queued{i, before, c})
-		}
-		broken := r.broken
-		b.mu.Unlock()
-		if !broken && (r.ingest.Send(c.key, rec) == nil || !b.unqueue(r, i)) {
-			return true
-		}
-		b.endRun()
-	}
-	b.plain = 0
-	return false
-}
-
-// unqueue takes back a write that was not sent, unless its run has broken: then
-// it goes on with the others.
-func (b *bulk) unqueue(r *run, i int) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if r.broken {
-		return false
-	}
-	b.next = i
-	r.queue = r.queue[:len(r.queue)-1]
-	return true
-}
-
-func (b *bulk) beginRun() bool {
-	if _, err := b.store.feed.Attached(b.ctx); err != nil {
-		return false
-	}
-	r := new(run)
-	ingest, err := b.store.log.Ingest(
-		func(n uint64) { b.stored(r, n) },
-		func(n, last uint64, err error) { b.ranOut(r, n, last, err) })
-	if err != nil {
-		return false
-	}
-	r.ingest, b.run, b.ran = ingest, r, true
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.runs = append(b.runs, r)
-	return true
-}
-
-// endRun has the log tell how far the run has come.
-func (b *bulk) endRun() {
-	if b.run != nil {
-		b.run.ingest.End()
-		b.run = nil
-	}
-}
-
-// stored notes that the first n writes of a run are in the log.
-func (b *bulk) stored(r *run, n uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over {
-		return
-	}
-	for ; r.done < n && len(r.queue) > 0; r.done++ {
-		b.store.stats.wrote(nil)
-		b.in(r.queue[0].i)
-		r.queue[0] = queued{}
-		r.queue = r.queue[1:]
-	}
-	b.look()
-}
-
-// ranOut is told the end of a run. The writes that have not come into the log go
-// on one after the other, as there may be several of one key.
-func (b *bulk) ranOut(r *run, n, last uint64, err error) {
-	b.store.feed.Heard(last)
-	b.stored(r, n)
-	b.mu.Lock()
-	r.broken = true
-	rest := r.queue
-	b.mu.Unlock()
-	carry := func() {
-		for _, q := range rest {
-			w := &write{store: b.store, change: q.change}
-			if errors.Is(err, replication.ErrUncertain) {
-				w.uncertain(q.before, replication.Expectation{})
-			}
-			_, err := w.run(b.ctx)
-			b.carried(r, q, err)
-		}
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.runs = slices.DeleteFunc(b.runs, func(other *run) bool { return other == r })
-		b.look()
-	}
-	switch {
-	case len(rest) == 0:
-		carry()
-	case !b.store.begin():
-		for _, q := range rest {
-			b.carried(r, q, fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, ErrClosed))
-		}
-	default:
-		go func() {
-			defer b.store.work.Done()
-			carry()
-		}()
-	}
-}
-
-// carried notes the end of a write that its run did not bring into the log.
-func (b *bulk) carried(r *run, q queued, err error) {
-	b.store.stats.wrote(err)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over {
-		return
-	}
-	r.queue = r.queue[1:]
-	if err != nil {
-		b.failed[q.i] = failedWrite{q.change.key, err}
-	} else {
-		b.in(q.i)
-	}
-	b.look()
 }
 
 // start sends the record of a write, if it is clear which one that is.

@@ -4,15 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"time"
 	"unsafe"
 
 	"github.com/nearkv/nearkv/replication"
 )
-
-// loadTimeout bounds one try to load a value, which others may wait for too.
-const loadTimeout = 10 * time.Second
 
 // errSuperseded: the log has no more what the index had.
 var errSuperseded = errors.New("superseded")
@@ -44,6 +39,9 @@ func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
 			return text, nil
 		}
 		value, err := s.fetchOnce(ctx, r)
+		if errors.Is(err, errLeft) && ctx.Err() == nil {
+			continue // perhaps as the one who loads it
+		}
 		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrClosed) {
 			return value, err
 		}
@@ -59,32 +57,11 @@ func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
 	}
 }
 
-// fetchOnce asks the log once for all that wait for the same record.
-func (s *Store) fetchOnce(ctx context.Context, r *record) (string, error) {
-	flight := r.key() + "\x00" + strconv.FormatUint(r.revision, 36)
-	result := s.flights.DoChan(flight, func() (any, error) {
-		if !s.begin() {
-			return "", ErrClosed
-		}
-		defer s.work.Done()
-		ctx, cancel := context.WithTimeout(s.ctx, loadTimeout)
-		defer cancel()
-		return s.fetchNow(ctx, r)
-	})
-	select {
-	case got := <-result:
-		if got.Err != nil {
-			return "", got.Err
-		}
-		return got.Val.(string), nil // fetchNow returns a string
-	case <-ctx.Done():
-		return "", fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
-	case <-s.done:
+func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
+	if !s.begin() {
 		return "", ErrClosed
 	}
-}
-
-func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
+	defer s.work.Done()
 	epoch, err := s.feed.Attached(ctx)
 	if err != nil {
 		return "", err

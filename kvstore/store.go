@@ -6,10 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/puzpuzpuz/xsync/v4"
-	"golang.org/x/sync/singleflight"
-
 	"github.com/nearkv/nearkv/replication"
+	"github.com/puzpuzpuz/xsync/v4"
 )
 
 // Store is one replica of a namespace. All its methods may be called
@@ -20,7 +18,7 @@ type Store struct {
 	feed    *replication.Feed
 	index   *index
 	cache   *cache
-	flights singleflight.Group
+	flights flights
 	stats   stats
 
 	ctx    context.Context // ends with Close

@@ -70,7 +70,6 @@ func TestImportClosure(t *testing.T) {
 		"github.com/vmihailenco/msgpack/v5",
 		"github.com/vmihailenco/tagparser/v2",
 		"golang.org/x/crypto",
-		"golang.org/x/sync",
 		"golang.org/x/sys",
 		"golang.org/x/time",
 	}

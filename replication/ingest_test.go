@@ -34,9 +34,9 @@ func beginIngest(t *testing.T, l *Log) (*Ingest, *ingested) {
 	return in, got
 }
 
-func ingest(t *testing.T, in *Ingest, from, to int, value []byte) {
+func ingest(t *testing.T, in *Ingest, n int, value []byte) {
 	t.Helper()
-	for i := from; i < to; i++ {
+	for i := range n {
 		if err := in.Send(fmt.Sprint("key", i), codec.Record{Value: value}); err != nil {
 			if !errors.Is(err, errEnded) {
 				t.Fatal(err)
@@ -68,7 +68,7 @@ func TestIngest(t *testing.T) {
 	l, _ := memoryLog(t, Config{})
 	put(t, l, "before", "x")
 	in, got := beginIngest(t, l)
-	ingest(t, in, 0, 3000, []byte("value"))
+	ingest(t, in, 3000, []byte("value"))
 	in.End()
 	<-got.ended
 	if got.n != 3000 || got.last != 3001 || got.err != nil {
@@ -92,7 +92,7 @@ func TestIngest(t *testing.T) {
 func TestIngestRefused(t *testing.T) {
 	l, _ := memoryLog(t, Config{MaxBytes: 100_000})
 	in, got := beginIngest(t, l)
-	ingest(t, in, 0, 200, bytes.Repeat([]byte("x"), 1000))
+	ingest(t, in, 200, bytes.Repeat([]byte("x"), 1000))
 	in.End()
 	<-got.ended
 	if got.err == nil || errors.Is(got.err, ErrUncertain) {
@@ -113,7 +113,7 @@ func TestIngestInterrupted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withFeed(t, Config{}, func(t *testing.T, lab *feedLab) {
 				in, got := beginIngest(t, lab.feed.log)
-				ingest(t, in, 0, ingestFlow+10, []byte("value"))
+				ingest(t, in, ingestFlow+10, []byte("value"))
 				synctest.Wait()
 				end(lab)
 				synctest.Wait()
@@ -139,7 +139,7 @@ func TestIngestIdle(t *testing.T) {
 	withFeed(t, Config{}, func(t *testing.T, lab *feedLab) {
 		for _, n := range []int{0, 1, 300} {
 			in, got := beginIngest(t, lab.log)
-			ingest(t, in, 0, n, []byte("value"))
+			ingest(t, in, n, []byte("value"))
 			time.Sleep(3 * lookEvery)
 			synctest.Wait()
 			select {
@@ -160,7 +160,7 @@ func TestIngestStrangeAnswers(t *testing.T) {
 	for _, answer := range []string{"", "[]", "{}", `{"stream":"other","seq":9,"count":1}`, `{"error":{"code":503},"stream":"KV_test"}`} {
 		l, nc := memoryLog(t, Config{})
 		in, got := beginIngest(t, l)
-		ingest(t, in, 0, 1, nil)
+		ingest(t, in, 1, nil)
 		for _, harmless := range []string{`{"type":"ack","seq":5}`, `{"type":"gap"}`, `{"type":"err","seq":1}`} {
 			if err := nc.Publish(in.reply+"1."+ingestAppend, []byte(harmless)); err != nil {
 				t.Fatal(err)

@@ -37,8 +37,11 @@
 // is not counted as the replica's. Values are strings, as nearkv's Text and the
 // caches give them without a copy; the NATS client returns bytes.
 //
-// Not measured yet, since they need a server that is not a Go tool of this
-// module: rueidis with client-side caching (redis-server) and the cache of the
-// etcd client (etcd). groupcache loads what it does not have from a peer and never
-// learns of a change, so that only its hits compare.
+// With -tags peers, so that the suite runs without them:
+//
+//	groupcache_test.go   loads what it does not have, and never learns of a change
+//	rueidis_test.go      client-side caching; needs redis-server in the PATH
+//
+// Not measured: the cache of the etcd client, which needs an etcd server of
+// its own version in this module.
 package bench

@@ -42,6 +42,5 @@
 //	groupcache_test.go   loads what it does not have, and never learns of a change
 //	rueidis_test.go      client-side caching; needs redis-server in the PATH
 //
-// Not measured: the cache of the etcd client, which needs an etcd server of
-// its own version in this module.
+// Not measured: the cache of the etcd client, which needs an etcd server.
 package bench

@@ -3,6 +3,7 @@ package replication
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -13,11 +14,10 @@ import (
 	"github.com/nearkv/nearkv/codec"
 )
 
-// Ingest is a run of records that the log takes without an answer to each, which
-// spares server and client about a third of the work: a fast-ingest batch of
-// nats-server, with gaps forbidden. Now and then the log says how many of them
-// it has. What it has is always the first so many: when one cannot be stored, or
-// is lost, none behind it is.
+// Ingest is a run of records that the log takes without an answer to each: a
+// fast-ingest batch of nats-server, with gaps forbidden. Now and then the log says
+// how many of them it has. What it has is always the first so many: when one is
+// refused, or is lost, none behind it is taken.
 //
 // There is a client for this in orbit.go. It waits without a context, and does
 // not tell of a lost connection; so what is in could not be told at once.
@@ -100,18 +100,21 @@ func (in *Ingest) Send(key string, rec codec.Record) error {
 	}
 	in.msg.Subject = in.log.prefix + codec.Subject(key)
 	in.msg.Header, in.msg.Data = header, rec.Value
-	return in.publish(kind)
+	if err := in.publish(kind); err != nil {
+		return err
+	}
+	in.sent++
+	return nil
 }
 
-// publish sends msg as the next of the run. It needs mu.
+// publish sends msg with the next number of the run. It needs mu.
 func (in *Ingest) publish(kind string) error {
 	var b [128]byte
 	reply := strconv.AppendUint(append(b[:0], in.reply...), in.sent+1, 10)
 	in.msg.Reply = string(append(append(reply, '.'), kind...))
 	if err := in.log.nc.PublishMsg(&in.msg); err != nil {
-		return notAppended(errors.Join(ErrUnavailable, err))
+		return notAppended(fmt.Errorf("%w: %w", ErrUnavailable, err))
 	}
-	in.sent++
 	return nil
 }
 
@@ -133,9 +136,7 @@ func (in *Ingest) end() {
 		return
 	}
 	in.msg.Header, in.msg.Data = nil, nil // to the subject of the last record; it is not stored
-	if in.publish(ingestEnd) == nil {
-		in.sent--
-	} // otherwise the log is silent, and look ends it
+	_ = in.publish(ingestEnd)             // if it cannot be sent the log is silent, and look ends the run
 }
 
 // look ends a run that nobody goes on with, or nobody answers.

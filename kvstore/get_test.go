@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/nearkv/nearkv/codec"
 	"github.com/nearkv/nearkv/kvstore"
 	"github.com/nearkv/nearkv/kvstore/kvstoretest"
 )
@@ -147,6 +151,40 @@ func TestGetIsImmutable(t *testing.T) {
 			stop()
 			intact("Watch")
 		})
+	}
+}
+
+// Who reads a key while it is written finds the old value or the new one in
+// memory, at any instant, and never has to ask the log.
+func TestGetWhileReplaced(t *testing.T) {
+	s := openForGet(t)
+	view := kvstore.NewView(s, codec.JSON[int]())
+	putForGet(t, s, "key", []byte("0"))
+	ctx, stop := context.WithCancel(context.Background())
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for last := kvstore.Revision(0); ctx.Err() == nil; runtime.Gosched() {
+				entry, err := s.Get(ctx, "key")
+				if err != nil || entry.Revision() < last {
+					t.Errorf("after revision %d: %d, %v", last, entry.Revision(), err)
+					return
+				}
+				last = entry.Revision()
+				if _, entry, err = view.GetEntry(ctx, "key"); err != nil || entry.Revision() < last {
+					t.Errorf("after revision %d a view has %d, %v", last, entry.Revision(), err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 5000 {
+		putForGet(t, s, "key", []byte(strconv.Itoa(i)))
+	}
+	stop()
+	readers.Wait()
+	if stats := s.Stats(); stats.Loads != 0 || stats.Misses != 0 {
+		t.Errorf("%d values were not in memory, %d were loaded", stats.Misses, stats.Loads)
 	}
 }
 

@@ -340,6 +340,19 @@ func (x *index) expire(r *record) {
 	x.notify(EventExpire, r)
 }
 
+// entry returns the entry of a key, and whether it can be read and its value is
+// in memory, as it is between two changes.
+func (x *index) entry(key string) (Entry, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r := x.records.find(key)
+	if r == nil {
+		return Entry{}, false
+	}
+	text, ok := r.text()
+	return Entry{r, text}, ok && r.visible()
+}
+
 // fill puts a value that was loaded into memory, if its record is current.
 func (x *index) fill(r *record, value []byte) {
 	x.mu.Lock()

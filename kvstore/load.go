@@ -12,12 +12,23 @@ import (
 // errSuperseded: the log has no more what the index had.
 var errSuperseded = errors.New("superseded")
 
-// load returns a value that is not in memory.
+// load returns a value that a reader has not found in memory.
+//
+// The reader may have come while the record was being replaced: it loses its
+// value a moment before its successor can be found (View.current relies on that).
+// So it looks again when no change is under way.
 func (s *Store) load(ctx context.Context, key string) (Entry, error) {
-	for {
-		r := s.index.records.find(key)
+	for tries := 0; ; tries++ {
+		e, ok := s.index.entry(key)
+		if ok {
+			return e, nil
+		}
+		r := e.rec
 		if r == nil || !r.visible() {
 			return Entry{}, ErrNotFound
+		}
+		if tries == 0 {
+			s.stats.misses.Add(1)
 		}
 		value, err := s.fetch(ctx, r)
 		if err == nil {

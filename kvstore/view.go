@@ -62,9 +62,9 @@ type viewSlot[T any] struct {
 // decoded is what came of the value of one record.
 type decoded[T any] struct {
 	rec   *record
-	once  sync.Once // guards value and err; the codec is called in it
+	once  sync.Once // guards the rest; the codec is called in it
+	err   error     // a *DecodeError
 	value T
-	err   error // a *DecodeError
 }
 
 // viewSpare is how many slots a View has at least.
@@ -109,21 +109,34 @@ func (e *EncodeError) Unwrap() error { return e.Err }
 // shared with other readers.
 //
 // Errors: those of Store.Get, and a *DecodeError.
-func (v *View[T]) Get(ctx context.Context, key string, opts ...ReadOption) (T, error) {
-	value, _, err := v.GetEntry(ctx, key, opts...)
-	return value, err
+func (v *View[T]) Get(ctx context.Context, key string, opts ...ReadOption) (value T, err error) {
+	d, _, err := v.get(ctx, key, opts)
+	if err != nil {
+		return value, err
+	}
+	return d.value, d.err
 }
 
 // GetEntry is Get, and returns the entry as well: its revision, its metadata, and
 // also with a *DecodeError, its bytes.
 func (v *View[T]) GetEntry(ctx context.Context, key string, opts ...ReadOption) (value T, e Entry, err error) {
+	d, e, err := v.get(ctx, key, opts)
+	if err != nil {
+		return value, e, err
+	}
+	return d.value, e, d.err
+}
+
+// get finds what is decoded by its address: a T can be large, and every return
+// of one is a copy.
+func (v *View[T]) get(ctx context.Context, key string, opts []ReadOption) (*decoded[T], Entry, error) {
 	s := v.store
 	if s.closed.Load() {
-		return value, e, ErrClosed
+		return nil, Entry{}, ErrClosed
 	}
 	if len(opts) > 0 {
 		if err := s.awaitRead(ctx, opts, key); err != nil {
-			return value, e, err
+			return nil, Entry{}, err
 		}
 	}
 	if d := v.find(key).decoded.Load(); d != nil && d.rec.key() == key {
@@ -131,16 +144,15 @@ func (v *View[T]) GetEntry(ctx context.Context, key string, opts ...ReadOption) 
 			if rand.Uint32()%sample == 0 {
 				s.hits(d.rec)
 			}
-			value, err = v.result(d, e)
-			return value, e, err
+			return v.settle(d, e), e, nil
 		}
 	}
-	if e, err = s.get(ctx, key); err != nil {
+	e, err := s.get(ctx, key)
+	if err != nil {
 		v.drop(key)
-		return value, e, err
+		return nil, e, err
 	}
-	value, err = v.decodeOnce(e)
-	return value, e, err
+	return v.decodeOnce(e), e, nil
 }
 
 // current returns the entry of a record if that is, at this moment, what a read
@@ -158,24 +170,24 @@ func (v *View[T]) current(r *record) (Entry, bool) {
 }
 
 // decodeOnce returns what comes of an entry, and keeps it if the entry is current.
-func (v *View[T]) decodeOnce(e Entry) (T, error) {
-	if _, ok := v.current(e.rec); !ok {
-		return v.decode(e)
+func (v *View[T]) decodeOnce(e Entry) *decoded[T] {
+	if _, ok := v.current(e.rec); ok {
+		if d := v.keep(e.rec); d.rec == e.rec { // else it was current, a moment ago
+			return v.settle(d, e)
+		}
 	}
-	d := v.keep(e.rec)
-	if d.rec != e.rec { // it was current, a moment ago
-		return v.decode(e)
-	}
-	return v.result(d, e)
+	d := &decoded[T]{rec: e.rec}
+	d.value, d.err = v.decode(e)
+	return d
 }
 
-// result decodes, once for all readers, the entry that d is for.
-func (v *View[T]) result(d *decoded[T], e Entry) (T, error) {
+// settle decodes, once for all readers, the entry that d is for.
+func (v *View[T]) settle(d *decoded[T], e Entry) *decoded[T] {
 	d.once.Do(func() {
 		d.err = &DecodeError{e.Key(), e.Revision(), errPanic} // in case of
 		d.value, d.err = v.decode(e)
 	})
-	return d.value, d.err
+	return d
 }
 
 var errPanic = errors.New("the codec panicked")
@@ -386,7 +398,8 @@ func (v *View[T]) Watch(ctx context.Context, prefix string, opts ...WatchOption)
 		for event, err := range v.store.Watch(ctx, prefix, opts...) {
 			e := TypedEvent[T]{Event: event}
 			if err == nil && event.Kind == EventPut {
-				e.Value, e.Err = v.decodeOnce(event.Entry)
+				d := v.decodeOnce(event.Entry)
+				e.Value, e.Err = d.value, d.err
 			}
 			if !yield(e, err) {
 				return

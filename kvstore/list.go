@@ -63,14 +63,15 @@ func (s *Store) List(opts ListOptions) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	page := Page{Complete: true}
-	for r := range s.index.ascend(opts.Prefix, after) {
-		if len(page.Keys) == limit {
-			page.Complete = false
-			page.Cursor = newCursor(opts.Prefix, page.Keys[limit-1].Name)
-			break
-		}
-		page.Keys = append(page.Keys, r.info())
+	records := s.index.page(opts.Prefix, after, limit+1)
+	page := Page{Complete: len(records) <= limit}
+	if !page.Complete {
+		records = records[:limit]
+		page.Cursor = newCursor(opts.Prefix, records[limit-1].key())
+	}
+	page.Keys = make([]KeyInfo, len(records))
+	for i, r := range records {
+		page.Keys[i] = r.info()
 	}
 	return page, nil
 }
@@ -90,6 +91,18 @@ func (s *Store) Keys(prefix string) iter.Seq[KeyInfo] {
 			}
 		}
 	}
+}
+
+// page returns the first records that ascend yields, up to limit. It comes before
+// the KeyInfos are made, which are large, so that they need not grow one by one.
+func (x *index) page(prefix, after string, limit int) []*record {
+	var records []*record
+	for r := range x.ascend(prefix, after) {
+		if records = append(records, r); len(records) == limit {
+			break
+		}
+	}
+	return records
 }
 
 // ascend yields the visible records whose keys begin with prefix and come after

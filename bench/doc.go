@@ -3,7 +3,7 @@
 //	go test -bench . ./bench/...
 //	go test -bench 'Get$' -cpu 1,2 -count 10 ./bench | tee new.txt && benchstat -col /peer new.txt
 //	NEARKV_BENCH_FULL=1 go test -bench 'Open|Heap|List' ./bench
-//	go run ./bench/report -full
+//	go run ./bench/report -full -tags peers
 //
 // The first leaves out what needs a million keys. The last writes
 // bench/results: a table of the bars that nearkv has to meet, charts, and the raw
@@ -42,5 +42,6 @@
 //	groupcache_test.go   loads what it does not have, and never learns of a change
 //	rueidis_test.go      client-side caching; needs redis-server in the PATH
 //
-// Not measured: the cache of the etcd client, which needs an etcd server.
+// Not measured: the cache of the etcd client, go.etcd.io/etcd/cache/v3, which
+// has no released version that could be fetched.
 package bench

@@ -36,7 +36,7 @@ func ratioBar(what, group, ours, theirs, unit string, k kind, limit float64) bar
 }
 
 func readBars() []bar {
-	const zipf, hot, view = "Get/size=100/case=zipf", "Get/size=100/case=hot", "View/case=zipf"
+	const zipf, hot, view = "Get/size=100/case=zipf", "Get/size=100/case=hot", "View/case="
 	return []bar{
 		ratioBar("Get hit, 100k keys, zipf, 100 B", zipf, "nearkv", "ristretto", "sec/op", timesAtMost, 0.8),
 		ratioBar("Get hit, 100k keys, zipf, 100 B", zipf, "nearkv", "otter", "sec/op", timesAtMost, 1),
@@ -45,8 +45,9 @@ func readBars() []bar {
 		ratioBar("Get hit, one hot key", hot, "nearkv", "otter", "sec/op", timesAtMost, 1),
 		ratioBar("Get hit, zipf", zipf, "nearkv", "jetstream", "sec/op", timesAtLeast, 200),
 		ratioBar("Get of an evicted value", "GetEvicted/goroutines=1", "nearkv", "direct-get", "sec/op", timesAtMost, 1.2),
-		ratioBar("View.Get, MessagePack struct", view, "view", "get", "sec/op", timesAtMost, 1.5),
-		{"View.Get, allocations", "–", of(view, "view", "allocs/op"), series{}, atMost, 0},
+		ratioBar("View.Get, MessagePack struct, 100k keys, zipf", view+"zipf", "view", "get", "sec/op", timesAtMost, 1.5),
+		ratioBar("View.Get, MessagePack struct, one hot key", view+"hot", "view", "get", "sec/op", timesAtMost, 1.5),
+		{"View.Get, allocations", "–", of(view+"zipf", "view", "allocs/op"), series{}, atMost, 0},
 	}
 }
 
@@ -65,8 +66,10 @@ func writeBars() []bar {
 func replicaBars() []bar {
 	const propagation, memory = "Propagation", "Heap/measure=memory/n=1000000"
 	return []bar{
-		ratioBar("Put to visible in another replica's Get, p50", propagation, "nearkv-poll", "consumer", "p50-sec/op", timesAtMost, 1.3),
-		{"Put to visible in another replica's Get, p99", "–", of(propagation, "nearkv-poll", "p99-sec/op"), series{}, atMost, 1e-3},
+		ratioBar("Put to visible in another replica's Get, p50", propagation, "nearkv-watch", "consumer", "p50-sec/op", timesAtMost, 1.3),
+		{"Put to visible in another replica's Get, p99", "–", of(propagation, "nearkv-watch", "p99-sec/op"), series{}, atMost, 1e-3},
+		ratioBar("the same, to a Get that polls without a rest, p50", propagation, "nearkv-poll", "consumer", "p50-sec/op", timesAtMost, 1.3),
+		{"the same, to a Get that polls without a rest, p99", "–", of(propagation, "nearkv-poll", "p99-sec/op"), series{}, atMost, 1e-3},
 		ratioBar("Open with 1,000,000 keys", "Open/n=1000000", "nearkv", "consumer", "sec/op", timesAtMost, 1.5),
 		{"memory per key beyond its bytes and the value's, 1M keys", "–", of(memory, "nearkv", "B/key"), series{}, atMost, 160},
 	}

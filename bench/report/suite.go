@@ -17,6 +17,7 @@ type suite struct {
 	full      bool
 	bench     string
 	benchtime string
+	tags      string
 }
 
 const (
@@ -31,6 +32,9 @@ func (s suite) passes() [][]string {
 	common := []string{"test", "-run", "^$", "-count", "1", "-timeout", "2h"}
 	if s.benchtime != "" {
 		common = append(common, "-benchtime", s.benchtime)
+	}
+	if s.tags != "" {
+		common = append(common, "-tags", s.tags)
 	}
 	with := func(args ...string) []string {
 		return append(append(common[:len(common):len(common)], args...), benchPackage)

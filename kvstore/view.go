@@ -109,10 +109,11 @@ func (e *EncodeError) Unwrap() error { return e.Err }
 // shared with other readers.
 //
 // Errors: those of Store.Get, and a *DecodeError.
-func (v *View[T]) Get(ctx context.Context, key string, opts ...ReadOption) (value T, err error) {
+func (v *View[T]) Get(ctx context.Context, key string, opts ...ReadOption) (T, error) {
 	d, _, err := v.get(ctx, key, opts)
 	if err != nil {
-		return value, err
+		var zero T
+		return zero, err
 	}
 	return d.value, d.err
 }
@@ -139,7 +140,7 @@ func (v *View[T]) get(ctx context.Context, key string, opts []ReadOption) (*deco
 			return nil, Entry{}, err
 		}
 	}
-	if d := v.find(key).decoded.Load(); d != nil && d.rec.key() == key {
+	if _, d := v.find(key); d != nil {
 		if e, ok := v.current(d.rec); ok {
 			if rand.Uint32()%sample == 0 {
 				s.hits(d.rec)
@@ -201,15 +202,15 @@ func (v *View[T]) decode(e Entry) (T, error) {
 	return value, nil
 }
 
-// find returns the slot of a key. If there is none it returns a free one, which
-// by now may have been given to another key.
-func (v *View[T]) find(key string) *viewSlot[T] {
+// find returns the slot of a key and what it has, which can be nil. If there is no
+// slot it returns a free one, which by now may have been given to another key.
+func (v *View[T]) find(key string) (*viewSlot[T], *decoded[T]) {
 	return v.table.Load().find(v.hash(key), key)
 }
 
 func (v *View[T]) hash(key string) uint64 { return maphash.String(v.seed, key) | 1 }
 
-func (t viewTable[T]) find(hash uint64, key string) *viewSlot[T] {
+func (t viewTable[T]) find(hash uint64, key string) (*viewSlot[T], *decoded[T]) {
 	i, _ := bits.Mul64(hash, uint64(len(t)))
 	for ; ; i++ {
 		if i == uint64(len(t)) {
@@ -218,10 +219,10 @@ func (t viewTable[T]) find(hash uint64, key string) *viewSlot[T] {
 		s := &t[i]
 		switch s.hash.Load() {
 		case 0:
-			return s
+			return s, nil
 		case hash:
 			if s.rec.Load().key() == key {
-				return s
+				return s, s.decoded.Load()
 			}
 		}
 	}
@@ -238,16 +239,15 @@ func (s *viewSlot[T]) set(hash uint64, d *decoded[T]) {
 func (v *View[T]) keep(r *record) *decoded[T] {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	hash := v.hash(r.key())
-	s := v.table.Load().find(hash, r.key())
-	if d := s.decoded.Load(); d != nil && (d.rec == r || v.needed(d)) {
+	s, d := v.find(r.key())
+	if d != nil && (d.rec == r || v.needed(d)) {
 		return d
 	}
 	if s.hash.Load() == 0 {
 		v.used.Add(1)
 	}
-	d := &decoded[T]{rec: r}
-	s.set(hash, d)
+	d = &decoded[T]{rec: r}
+	s.set(v.hash(r.key()), d)
 	if v.crowded() {
 		v.renew()
 	}
@@ -256,12 +256,12 @@ func (v *View[T]) keep(r *record) *decoded[T] {
 
 // drop forgets what was decoded of a key that has no value now.
 func (v *View[T]) drop(key string) {
-	if v.find(key).decoded.Load() == nil && !v.crowded() {
+	if _, d := v.find(key); d == nil && !v.crowded() {
 		return
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if s := v.find(key); s.decoded.Load() != nil && !v.needed(s.decoded.Load()) {
+	if s, d := v.find(key); d != nil && !v.needed(d) {
 		s.decoded.Store(nil)
 	}
 	if v.crowded() {
@@ -294,7 +294,8 @@ func (v *View[T]) renew() {
 	table := make(viewTable[T], max(viewSpare, 2*len(needed)))
 	for _, d := range needed {
 		hash := v.hash(d.rec.key())
-		table.find(hash, d.rec.key()).set(hash, d)
+		slot, _ := table.find(hash, d.rec.key())
+		slot.set(hash, d)
 	}
 	v.table.Store(&table)
 	v.used.Store(int64(len(needed)))

@@ -94,6 +94,8 @@ func TestJudge(t *testing.T) {
 		"Get hit, one hot key / ristretto":                             "0.5x no",
 		"Get hit, one hot key / otter":                                 "0.8x yes",
 		"Get hit, zipf / jetstream":                                    "250x yes",
+		"Put to visible in another replica's Get, p50 / consumer":      "1.18x yes",
+		"Put to visible in another replica's Get, p99 / –":             "166 µs yes",
 		"the same, to a Get that polls without a rest, p50 / consumer": "1.07x yes",
 		"the same, to a Get that polls without a rest, p99 / –":        "151 µs yes",
 		"Open with 1,000,000 keys / consumer":                          "1.32x yes",

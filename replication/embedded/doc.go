@@ -42,7 +42,8 @@
 // # Shutdown
 //
 // Shutdown is idempotent, may be raced, and waits: afterwards no goroutine, no open file, no lock and no temporary
-// directory is left. It does not need the clients to be gone. (TestShutdownIsIdempotent, TestShutdownWithClients,
+// directory is left; only a look of the server for files of its old versions, in the directory of a stream that was opened
+// just before, may end a moment later. It does not need the clients to be gone. (TestShutdownIsIdempotent, TestShutdownWithClients,
 // TestNoFilesAfterShutdown, and a leak check after all tests)
 //
 // A Start whose context ends first says so at once and cleans up behind itself. (TestInterruptedStart)

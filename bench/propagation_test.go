@@ -18,8 +18,7 @@ import (
 // acknowledged, until a reader on another connection has it. A write begins
 // when the one before it has arrived. To have it means: a Get returns it, or the
 // NATS client has handed it over. The readers differ in what they do until then.
-// Those named poll read without a rest, so that on two processors all else, the
-// server too, has to do with the other one.
+// Those named poll read again and again, and let others go first in between.
 func BenchmarkPropagation(b *testing.B) {
 	for _, c := range []struct {
 		name string
@@ -94,24 +93,37 @@ func put(store *kvstore.Store) error {
 func propagatePoll(b *testing.B) {
 	server := startServer(b, "")
 	writer, reader := openStore(b, server), openStore(b, server)
+	read := func() (uint64, error) {
+		entry, err := reader.Get(context.Background(), watched)
+		if errors.Is(err, kvstore.ErrNotFound) {
+			err = nil
+		}
+		return uint64(entry.Revision()), err
+	}
+	propagatePolled(b, read, func() error { return put(writer) })
+}
+
+// propagatePolled is propagate to a reader that reads again and again, and has
+// the write when it reads another number than before. The first is 0.
+func propagatePolled(b *testing.B, read func() (uint64, error), write func() error) {
 	arrivals := make(chan time.Time, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	var poll sync.WaitGroup
 	poll.Go(func() {
-		for last := kvstore.Revision(0); ctx.Err() == nil; runtime.Gosched() {
-			entry, err := reader.Get(ctx, watched)
-			if err != nil && !errors.Is(err, kvstore.ErrNotFound) {
+		for last := uint64(0); ctx.Err() == nil; runtime.Gosched() {
+			now, err := read()
+			if err != nil {
 				b.Error(err)
 				return
 			}
-			if revision := entry.Revision(); revision != last {
-				last = revision
+			if now != last {
+				last = now
 				arrivals <- time.Now()
 			}
 		}
 	})
 	defer func() { cancel(); poll.Wait() }()
-	propagate(b, arrivals, func() error { return put(writer) })
+	propagate(b, arrivals, write)
 }
 
 // propagateAtLeast reads once, after the write has returned its revision: the
@@ -184,17 +196,5 @@ func consumed(b *testing.B, arrived func()) (write func() error) {
 func propagateConsumerPoll(b *testing.B) {
 	var messages atomic.Uint64
 	write := consumed(b, func() { messages.Add(1) })
-	arrivals := make(chan time.Time, 1)
-	ctx, cancel := context.WithCancel(context.Background())
-	var poll sync.WaitGroup
-	poll.Go(func() {
-		for last := uint64(0); ctx.Err() == nil; runtime.Gosched() {
-			if n := messages.Load(); n != last {
-				last = n
-				arrivals <- time.Now()
-			}
-		}
-	})
-	defer func() { cancel(); poll.Wait() }()
-	propagate(b, arrivals, write)
+	propagatePolled(b, func() (uint64, error) { return messages.Load(), nil }, write)
 }

@@ -28,7 +28,9 @@ var colors = map[string]string{
 	"nearkv prefix": ours[1], "nearkv-watch": ours[1], "nearkv-atleast": ours[2],
 	"jetstream": theirs[0], "jetstream page": theirs[0], "jetstream-watch": theirs[0],
 	"jetstream prefix": theirs[3], "jetstream-loopback": theirs[3],
-	"consumer": theirs[1], "consumer-poll": theirs[2], "rueidis": theirs[3], "groupcache": theirs[5], "ristretto": theirs[1], "otter": theirs[2], "syncmap": theirs[4], "rwmutex": theirs[4],
+	"consumer": theirs[1], "consumer-poll": theirs[2],
+	"ristretto": theirs[1], "otter": theirs[2], "syncmap": theirs[4], "rwmutex": theirs[4],
+	"rueidis": theirs[3], "groupcache": theirs[5],
 }
 
 // colorOf gives a name the same color in every chart.

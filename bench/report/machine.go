@@ -25,6 +25,8 @@ func describe(ctx context.Context, s suite) string {
 		{"kernel", firstLine("/proc/sys/kernel/osrelease")},
 		{"rounds", fmt.Sprint(s.count)},
 		{"full", fmt.Sprint(s.full)},
+		{"benchtime", s.benchtime},
+		{"tags", s.tags},
 	} {
 		if line.value != "" {
 			fmt.Fprintf(&b, "%s: %s\n", line.key, line.value)

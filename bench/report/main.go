@@ -30,7 +30,7 @@ func main() {
 	flag.IntVar(&s.count, "count", 6, "how many times the suite runs; benchstat wants six")
 	flag.BoolVar(&s.full, "full", false, "also with a million keys, as the bars ask for")
 	flag.StringVar(&s.bench, "bench", "", "`regexp` of the benchmarks to run; default all")
-	flag.StringVar(&s.tags, "tags", "", "as of go test; peers for those that need a server of their own")
+	flag.StringVar(&s.tags, "tags", "", "as of go test; with peers also rueidis, which needs redis-server, and groupcache")
 	flag.StringVar(&s.benchtime, "benchtime", "", "as of go test")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

@@ -15,43 +15,52 @@ import (
 	"github.com/nearkv/nearkv/replication/embedded"
 )
 
-// backend is the connection to the log, and the server if it is ours.
+// backend is the connection to the log, and the directory or memory where it is
+// kept if that is ours.
 type backend struct {
 	conn   *nats.Conn
 	end    func()           // ends the connection; nil: it is not ours
-	server *embedded.Server // nil: not ours
+	member *embedded.Member // nil: not ours
 }
 
 func newBackend(ctx context.Context, namespace string, opts *Options) (*backend, error) {
-	switch {
-	case opts.Conn != nil:
+	if opts.Conn != nil {
 		return &backend{conn: opts.Conn}, nil
-	case opts.URL != "":
-		conn, end, err := dial(ctx, opts.URL, namespace)
+	}
+	options := connOptions(namespace)
+	if opts.URL != "" {
+		conn, end, err := dial(ctx, opts.URL, dialTCP, options)
 		return &backend{conn: conn, end: end}, err
 	}
-	server, err := embedded.Start(ctx, embedded.Options{Dir: opts.Dir, Logger: opts.Logger})
-	if interrupted, ok := errors.AsType[*embedded.InterruptedError](err); ok {
-		return nil, fmt.Errorf("kvstore: %w: %w", ErrUnavailable, interrupted)
+	member, err := embedded.Join(ctx, embedded.Options{Dir: opts.Dir, Exclusive: opts.Exclusive, Logger: opts.Logger})
+	if ctx.Err() != nil && err != nil {
+		return nil, fmt.Errorf("kvstore: %w: %w", ErrUnavailable, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	// A server in the same process needs no probing.
-	conn, err := server.Connect(append(connOptions(namespace), nats.PingInterval(time.Hour))...)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("kvstore: %w: %w", ErrUnavailable, err), server.Shutdown())
+	options = append(options, nats.CustomReconnectDelay(redialDelay))
+	if opts.Dir == "" || opts.Exclusive {
+		options = append(options, nats.PingInterval(time.Hour)) // the server is in this process: no need to probe it
 	}
-	return &backend{conn: conn, end: func() {}, server: server}, nil
+	through := func(context.Context, string, string) (net.Conn, error) { return member.Dial("", "") }
+	conn, end, err := dial(ctx, anywhere, through, options)
+	if err != nil {
+		return nil, errors.Join(err, member.Close())
+	}
+	return &backend{conn: conn, end: end, member: member}, nil
 }
+
+// anywhere is for nats.Connect, which insists on an address. The member knows better.
+const anywhere = "nats://127.0.0.1"
 
 func (b *backend) close() error {
 	if b.end != nil {
 		b.end()
 		b.conn.Close()
 	}
-	if b.server != nil {
-		return b.server.Shutdown()
+	if b.member != nil {
+		return b.member.Close()
 	}
 	return nil
 }
@@ -79,16 +88,27 @@ func reconnectDelay(attempts int) time.Duration {
 	return d/2 + rand.N(d/2) // jitter needs no secrecy
 }
 
+// redialDelay is that of a directory: a dial that fails costs some microseconds,
+// and while the process that served it is replaced, writes wait.
+func redialDelay(int) time.Duration { return 5*time.Millisecond + rand.N(10*time.Millisecond) }
+
 const dialTimeout = 2 * time.Second
+
+type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+func dialTCP(ctx context.Context, network, address string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+}
 
 // dialer dials for nats.go, which has no context for it.
 type dialer struct {
 	ctx  context.Context
+	dial dialFunc
 	conn atomic.Pointer[net.Conn] // the last one
 }
 
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(d.ctx, network, address)
+	conn, err := d.dial(d.ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -108,11 +128,11 @@ func (d *dialer) abandon() {
 
 // dial connects to a server, and waits for it until ctx ends. The connection
 // does not dial again after its end was called.
-func dial(ctx context.Context, url, namespace string) (*nats.Conn, context.CancelFunc, error) {
+func dial(ctx context.Context, url string, by dialFunc, options []nats.Option) (*nats.Conn, context.CancelFunc, error) {
 	life, end := context.WithCancel(context.Background())
-	d := &dialer{ctx: life}
+	d := &dialer{ctx: life, dial: by}
 	release := context.AfterFunc(ctx, func() { end(); d.abandon() })
-	options := append(connOptions(namespace), nats.SetCustomDialer(d))
+	options = append(options, nats.SetCustomDialer(d))
 	retry := replication.NewBackoff()
 	for {
 		conn, err := nats.Connect(url, options...)

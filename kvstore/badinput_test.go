@@ -367,11 +367,11 @@ var openFailures = map[string]func(t *testing.T, f *failure){
 		f.canceled()
 	},
 	"Dir is locked by this process": func(t *testing.T, f *failure) {
-		f.opts.Dir, f.want = t.TempDir(), []error{kvstore.ErrLocked}
-		opened(t, "other", f.opts)
+		f.opts, f.want = kvstore.Options{Dir: t.TempDir(), Exclusive: true}, []error{kvstore.ErrLocked}
+		opened(t, "other", kvstore.Options{Dir: f.opts.Dir})
 	},
 	"Dir is locked by another process": func(t *testing.T, f *failure) {
-		f.opts.Dir, f.want = t.TempDir(), []error{kvstore.ErrLocked}
+		f.opts, f.want = kvstore.Options{Dir: t.TempDir(), Exclusive: true}, []error{kvstore.ErrLocked}
 		startRole(t, "open", f.opts.Dir).expect(t, "ready")
 	},
 	"Dir is a file":           blocked("."),

@@ -29,7 +29,9 @@
 // An acknowledged write is in the log. With Dir it has been written to the
 // file system: it survives the death of the process (TestKill9), and, since it
 // is synced only every two minutes, not always a power failure. Without any
-// option the log is gone with the Store. With URL and Conn it is as durable as
+// option the log is gone with the Store. When one of several processes that
+// share a Dir dies, the others go on with every acknowledged write
+// (TestShareKill9). With URL and Conn it is as durable as
 // the server.
 //
 // # Expiry

@@ -64,7 +64,8 @@ var (
 
 // Errors of Open with Dir.
 var (
-	// ErrLocked: another process, or another Store of this one, has the Dir.
+	// ErrLocked: somebody has the Dir and lets nobody in, or, with Exclusive,
+	// somebody has it.
 	ErrLocked = embedded.ErrLocked
 	// ErrStart: the embedded server did not start.
 	ErrStart = embedded.ErrStart

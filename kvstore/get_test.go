@@ -410,7 +410,7 @@ func TestReopenAfterExpiry(t *testing.T) {
 	for _, closed := range []time.Duration{0, 10 * time.Second, 45 * time.Second, time.Minute, time.Hour} {
 		t.Run(closed.String(), func(t *testing.T) {
 			kvstoretest.Run(t, func(t *testing.T) {
-				opts := kvstore.Options{Dir: t.TempDir(), CheckInterval: time.Second}
+				opts := kvstore.Options{Dir: t.TempDir(), Exclusive: true, CheckInterval: time.Second}
 				s := &spec{T: t, ctx: context.Background()}
 				open := func() {
 					store, err := kvstore.Open(s.ctx, "spec", opts)

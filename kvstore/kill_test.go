@@ -383,7 +383,7 @@ func (p *past) copyDir(t *testing.T, dir string) string {
 
 func (p *past) open(t *testing.T, dir string) *kvstore.Store {
 	t.Helper()
-	s, err := kvstore.Open(t.Context(), "past", kvstore.Options{Dir: dir, CheckInterval: time.Hour, CacheBytes: 1 << 20})
+	s, err := kvstore.Open(t.Context(), "past", kvstore.Options{Dir: dir, Exclusive: true, CheckInterval: time.Hour, CacheBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -384,7 +384,7 @@ func TestOpenInterrupted(t *testing.T) {
 		if !errors.As(err, &interrupted) {
 			t.Fatalf("the error is %v", err)
 		}
-		opts.Logger = nil
+		opts.Logger, opts.Exclusive = nil, true
 		_, err = kvstore.Open(t.Context(), "interrupted", opts)
 		wantErrors(t, err, kvstore.ErrLocked)
 		close(release)

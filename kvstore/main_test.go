@@ -37,6 +37,7 @@ var roles = map[string]func(args string) error{
 	"open":     playOpen,
 	"listener": playListener,
 	"writer":   playWriter,
+	"sharer":   playSharer,
 }
 
 func TestMain(m *testing.M) {

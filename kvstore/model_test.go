@@ -36,7 +36,7 @@ func TestModel(t *testing.T) {
 func TestModelDir(t *testing.T) {
 	checkModel(t, 3_000, func(t *testing.T, rt *rapid.T) *world {
 		w := newWorld(rt)
-		w.add("D", kvstore.Options{Dir: t.TempDir()})
+		w.add("D", kvstore.Options{Dir: t.TempDir(), Exclusive: true})
 		return w
 	})
 }

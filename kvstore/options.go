@@ -22,9 +22,15 @@ const DefaultCacheBytes = 256 << 20
 // keeps everything in memory. At most one of Dir, URL and Conn may be set.
 type Options struct {
 	// Dir makes the private server keep the log in this directory, which is
-	// created if need be. One Store at a time can have it: another gets
-	// ErrLocked.
+	// created if need be, with mode 0700, and must be on a local file system. Any
+	// number of Stores, of any number of processes of one user, can open it: one
+	// of them serves the others over a unix socket in it. When that one closes or
+	// dies another takes over, within the time that the server needs to start on
+	// the data; writes wait for it, reads do not notice.
 	Dir string
+	// Exclusive keeps everybody else out of Dir: there is no socket, and others
+	// get ErrLocked. Virtual time (kvstoretest) needs it.
+	Exclusive bool
 	// URL of an existing NATS server or cluster with JetStream: one or several,
 	// separated by commas, as nats.Connect takes them.
 	URL string
@@ -74,6 +80,8 @@ func (o *Options) check() error {
 		return refuse("at most one of Dir, URL and Conn can be set")
 	case !validURL(o.URL):
 		return refuse("URL cannot be read")
+	case o.Exclusive && o.Dir == "":
+		return refuse("Exclusive without Dir")
 	case o.Memory && o.Dir != "":
 		return refuse("Memory and Dir contradict each other")
 	case o.Replicas < 0 || o.Replicas > 5:

@@ -17,8 +17,8 @@ import (
 // log every Options.CheckInterval: a test of days wants a longer one than the
 // default of 2 s.
 //
-// The Store must use the server in the process (no URL): the clock stands still
-// while anybody waits for a socket. Run must not run beside another test that
+// The Store must use the server in the process, that is no URL, and a Dir only
+// with Exclusive: the clock stands still while anybody waits for a socket. Run must not run beside another test that
 // uses nats.go (no t.Parallel): nats.go shares timers through a sync.Pool, and a
 // timer of one bubble must not be used in another or outside.
 func Run(t *testing.T, f func(t *testing.T)) {

@@ -8,8 +8,8 @@
 //
 // # What it is for
 //
-// A log without a server to install: durable with Dir, in memory without. Nobody outside the process can reach it. It
-// opens no socket, serves no monitoring, handles no signal and never ends the process; it writes to Dir only, or to a
+// A log without a server to install: durable with Dir, in memory without. Nobody outside the process can reach it, but
+// other processes of the same user where a Member shares its Dir. It opens no port, serves no monitoring, handles no signal and never ends the process; it writes to Dir only, or to a
 // private temporary directory, and logs to the given slog.Logger or nowhere.
 // (TestNoSockets, TestSignalsKeepTheirDefault, TestSignalHandlerOfApplicationStays, TestFailedStart, TestFileModes)
 //
@@ -21,6 +21,18 @@
 // its own. So Start takes an exclusive lock on Dir/lock before the server starts and holds it until the server has shut
 // down. Who comes second gets ErrLocked at once. The lock dies with its process, also by kill -9. Never remove the file:
 // whoever makes a new one locks nothing. (TestSecondStartIsLocked, TestKill9)
+//
+// # Many processes, one directory
+//
+// A Member is one of any number of processes that share a directory. Whoever has the lock runs the server, and lets the
+// others in through a unix socket, Dir/sock, with mode 0600. When it closes or is killed, the others lose their
+// connections, dial again, and find nobody; the first to take the lock starts the server on the same data. The socket gets
+// its name when it has its mode, and takes the place of one that a killed process has left. Where its path would be longer
+// than the system takes (108 bytes), it is made by way of /proc/self/fd on Linux; elsewhere Join refuses.
+// (TestMembersTakeTurns, TestMemberModes, TestMemberFindsStaleSockets, TestMemberInLongDir, TestMemberLeavesStuckClients,
+// and TestShareKill9 of kvstore)
+//
+// A server that switches its JetStream off, as it does when its disk fails, is started anew by its Member.
 //
 // # Who may call what
 //
@@ -60,8 +72,8 @@
 //   - No fsync per write.
 //   - No detection of damage. A stream that cannot be recovered is a warning in the log and absent; lost records are not
 //     even that.
-//   - It cannot restart by itself. On a full disk, or when it may not write, the server switches JetStream off and says so
-//     in the log; Shutdown and Start bring it back.
+//   - A Server cannot restart by itself. On a full disk, or when it may not write, it switches JetStream off and says so
+//     in the log; Shutdown and Start bring it back. A Member does that.
 //   - One thing it cannot prevent: the server's start switches the Go block profile of the process off
 //     (runtime.SetBlockProfileRate). Set the rate after Start. (TestCanaryBlockProfile)
 package embedded

@@ -44,6 +44,10 @@ type Options struct {
 	// with mode 0700 in os.TempDir, removed by Shutdown. A process that is killed leaves it behind, nearly empty.
 	Dir string
 
+	// Exclusive keeps a Member from letting other processes in: there is no socket, and Join fails with ErrLocked at once
+	// if somebody has the directory. Start is always exclusive.
+	Exclusive bool
+
 	// MaxMemory bounds all memory streams together, in bytes. A publish over it is refused with JetStream error
 	// 10023. 0: DefaultMaxMemory.
 	MaxMemory int64

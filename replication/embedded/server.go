@@ -27,6 +27,7 @@ type Server struct {
 	nats  *server.Server
 	log   *serverLog
 	conns conns
+	share *share // nil: nobody outside of the process gets in
 
 	stopping atomic.Bool
 	stopped  chan struct{} // closed when nothing is left
@@ -173,13 +174,21 @@ func (s *Server) Shutdown() error {
 }
 
 func (s *Server) stop() error {
-	cut := time.AfterFunc(shutdownGrace, s.conns.closeAll)
+	err := s.share.close()
+	cut := time.AfterFunc(shutdownGrace, s.cut)
 	defer cut.Stop()
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
-	s.conns.closeAll()
-	if err := s.home.close(); err != nil {
+	s.cut()
+	s.share.wait()
+	if err := errors.Join(err, s.home.close()); err != nil {
 		return fmt.Errorf("embedded: give up directory: %w", err)
 	}
 	return nil
+}
+
+// cut ends all connections.
+func (s *Server) cut() {
+	s.conns.closeAll()
+	s.share.cut()
 }

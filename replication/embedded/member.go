@@ -1,0 +1,208 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// knockEvery is how often somebody who waits for a server asks for it: for the lock, and on the socket. Together they
+	// take some 20 us.
+	knockEvery = 10 * time.Millisecond
+
+	// lookEvery is how often a member looks whether its server is well.
+	lookEvery = 500 * time.Millisecond
+
+	// restartPause is between two starts that fail. The disk may be full for hours.
+	restartPause = time.Second
+)
+
+// Member is one of any number of processes, or parts of one, that share a directory. One of them, whoever takes its lock,
+// runs the server; the others reach it over a unix socket in the directory. When it ends, however it ends, another one
+// takes over: the kernel gives the lock up with the process, and those who lost their connection knock.
+//
+// A Member is the dialer of its connections: whenever they dial they get to whoever serves then. A server that has
+// switched its JetStream off, because its disk failed, is started anew.
+//
+// Its methods may be called concurrently.
+type Member struct {
+	opts   Options // with defaults and an absolute Dir
+	life   context.Context
+	end    context.CancelFunc
+	server atomic.Pointer[Server] // nil: another one serves, or nobody
+	knocks chan struct{}          // of capacity 1
+	kept   chan struct{}          // closed when keep has ended
+}
+
+var _ nats.CustomDialer = (*Member)(nil)
+
+// Join makes the caller a member of opts.Dir, and returns when somebody serves it: the caller, for which Start says how
+// long that takes, or another one. Without a Dir, or with Exclusive, the caller is the only one. The caller must call
+// Close.
+//
+// Errors are those of Start, with one difference: a directory that is locked is waited for until somebody answers on its
+// socket, or ctx ends. Then the error is a *LockedError and that of the context.
+func Join(ctx context.Context, opts Options) (*Member, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if opts.Dir, err = shareDir(opts); err != nil {
+		return nil, err
+	}
+	m := &Member{opts: opts, knocks: make(chan struct{}, 1), kept: make(chan struct{})}
+	if err := m.enter(ctx); err != nil {
+		return nil, err
+	}
+	m.life, m.end = context.WithCancel(context.Background())
+	go m.keep()
+	return m, nil
+}
+
+// enter waits until somebody serves.
+func (m *Member) enter(ctx context.Context) error {
+	for {
+		err := m.serve(ctx)
+		if !errors.Is(err, ErrLocked) || m.opts.Exclusive {
+			return err
+		}
+		if c, err := dialSocket(m.opts.Dir); err == nil {
+			return c.Close()
+		}
+		select {
+		case <-time.After(knockEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("%w, and nobody answers: %w", err, context.Cause(ctx))
+		}
+	}
+}
+
+// serve makes this member the one that serves, if nobody does.
+func (m *Member) serve(ctx context.Context) error {
+	begun := time.Now()
+	s, err := Start(ctx, m.opts)
+	if err != nil {
+		return err
+	}
+	if m.shares() {
+		if err := s.openShare(); err != nil {
+			return errors.Join(err, s.Shutdown())
+		}
+		m.opts.Logger.Info("nearkv: serving the directory", "dir", m.opts.Dir, "start", time.Since(begun))
+	}
+	m.server.Store(s)
+	return nil
+}
+
+func (m *Member) shares() bool { return m.opts.Dir != "" && !m.opts.Exclusive }
+
+// keep tries to serve whenever somebody knocks, and looks after the server.
+func (m *Member) keep() {
+	defer close(m.kept)
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-m.knocks:
+			m.takeOver()
+		case <-look.C:
+			m.lookAfter()
+		case <-m.life.Done():
+			return
+		}
+	}
+}
+
+func (m *Member) takeOver() {
+	if m.Serving() {
+		return
+	}
+	err := m.serve(m.life)
+	if interrupted, ok := errors.AsType[*InterruptedError](err); ok {
+		<-interrupted.Done()
+		return
+	}
+	if err != nil && !errors.Is(err, ErrLocked) {
+		m.opts.Logger.Error("nearkv: cannot serve the directory, trying again", "dir", m.opts.Dir, "error", err)
+		select {
+		case <-time.After(restartPause):
+		case <-m.life.Done():
+		}
+	}
+}
+
+// lookAfter ends a server that has given up, and starts it anew. What only memory holds would not survive that.
+func (m *Member) lookAfter() {
+	s := m.server.Load()
+	if m.opts.Dir == "" || s == nil || s.nats.JetStreamEnabled() {
+		return
+	}
+	m.opts.Logger.Error("nearkv: the server has switched JetStream off, starting it anew", "dir", m.opts.Dir)
+	m.server.Store(nil)
+	if err := s.Shutdown(); err != nil {
+		m.opts.Logger.Error("nearkv: shutdown failed", "dir", m.opts.Dir, "error", err)
+	}
+	m.takeOver()
+}
+
+// Serving tells whether the server runs in this member.
+func (m *Member) Serving() bool { return m.server.Load() != nil }
+
+// Dial opens a connection to whoever serves: a pipe if that is this member, otherwise over the socket. It never waits.
+// If it fails nobody serves, at this moment, and this member tries to. The arguments are those of nats.CustomDialer and
+// mean nothing here.
+func (m *Member) Dial(_, _ string) (net.Conn, error) {
+	if s := m.server.Load(); s != nil {
+		return s.InProcessConn()
+	}
+	c, err := dialSocket(m.opts.Dir)
+	if err != nil {
+		m.knock()
+		return nil, fmt.Errorf("embedded: nobody serves %s: %w", m.opts.Dir, err)
+	}
+	return c, nil
+}
+
+func (m *Member) knock() {
+	select {
+	case m.knocks <- struct{}{}:
+	default: // somebody has
+	}
+}
+
+// Probe tells whether the directory takes another n bytes, by writing a file of that size. The error is that of the
+// operating system.
+func (m *Member) Probe(n int64) (err error) {
+	if m.opts.Dir == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Join(m.opts.Dir, storeName), "probe-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	block := make([]byte, 64<<10)
+	for ; n > 0 && err == nil; n -= int64(len(block)) {
+		_, err = f.Write(block)
+	}
+	return err
+}
+
+// Close leaves the directory. If this member serves, its server shuts down first, and another one takes over. The
+// connections of the member are to be closed before: they would dial in vain. Close must be called once.
+func (m *Member) Close() error {
+	m.end()
+	<-m.kept
+	if s := m.server.Load(); s != nil {
+		return s.Shutdown()
+	}
+	return nil
+}

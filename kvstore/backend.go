@@ -32,14 +32,19 @@ func newBackend(ctx context.Context, namespace string, opts *Options) (*backend,
 		conn, end, err := dial(ctx, opts.URL, dialTCP, options)
 		return &backend{conn: conn, end: end}, err
 	}
-	member, err := embedded.Join(ctx, embedded.Options{Dir: opts.Dir, Exclusive: opts.Exclusive, Logger: opts.Logger})
+	member, err := embedded.Join(ctx, embedded.Options{
+		Dir: opts.Dir, Exclusive: opts.Exclusive, Cluster: opts.Cluster, Logger: opts.Logger,
+	})
 	if ctx.Err() != nil && err != nil {
 		return nil, fmt.Errorf("kvstore: %w: %w", ErrUnavailable, err)
+	}
+	if errors.Is(err, embedded.ErrInvalidOptions) {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	options = append(options, nats.CustomReconnectDelay(redialDelay))
+	options = append(options, nats.CustomReconnectDelay(redialDelay), nats.IgnoreDiscoveredServers())
 	if opts.Dir == "" || opts.Exclusive {
 		options = append(options, nats.PingInterval(time.Hour)) // the server is in this process: no need to probe it
 	}

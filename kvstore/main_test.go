@@ -37,7 +37,7 @@ var roles = map[string]func(args string) error{
 	"open":     playOpen,
 	"listener": playListener,
 	"writer":   playWriter,
-	"sharer":   playSharer,
+	"fleet":    playFleet,
 }
 
 func TestMain(m *testing.M) {

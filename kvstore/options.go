@@ -13,10 +13,15 @@ import (
 
 	"github.com/nearkv/nearkv/codec"
 	"github.com/nearkv/nearkv/replication"
+	"github.com/nearkv/nearkv/replication/embedded"
 )
 
 // DefaultCacheBytes is the memory for values where Options do not say.
 const DefaultCacheBytes = 256 << 20
+
+// Cluster says which voters there are, how they reach each other, and which one
+// this is.
+type Cluster = embedded.Cluster
 
 // Options of Open. The zero value works: a private server in this process that
 // keeps everything in memory. At most one of Dir, URL and Conn may be set.
@@ -31,6 +36,11 @@ type Options struct {
 	// Exclusive keeps everybody else out of Dir: there is no socket, and others
 	// get ErrLocked. Virtual time (kvstoretest) needs it.
 	Exclusive bool
+	// Cluster makes the Stores of this Dir one of 3 or 5 voters that keep the log
+	// together, each in a Dir of its own, and go on without the minority of them.
+	// Replicas is then the number of voters by default. Open waits until more than
+	// half of the voters are there; to create a namespace it needs all.
+	Cluster *Cluster
 	// URL of an existing NATS server or cluster with JetStream: one or several,
 	// separated by commas, as nats.Connect takes them.
 	URL string
@@ -86,7 +96,11 @@ func (o *Options) check() error {
 		return refuse("Memory and Dir contradict each other")
 	case o.Replicas < 0 || o.Replicas > 5:
 		return refuse("Replicas is %d, not 1 to 5", o.Replicas)
-	case o.Replicas > 1 && o.URL == "" && o.Conn == nil:
+	case o.Cluster != nil && o.Dir == "":
+		return refuse("Cluster without Dir")
+	case o.Cluster != nil && o.Replicas > len(o.Cluster.Voters):
+		return refuse("Replicas is %d, and there are %d voters", o.Replicas, len(o.Cluster.Voters))
+	case o.Replicas > 1 && o.URL == "" && o.Conn == nil && o.Cluster == nil:
 		return refuse("Replicas is %d, but the server in this process is alone", o.Replicas)
 	case o.MaxBytes < 0:
 		return refuse("MaxBytes is negative")
@@ -116,6 +130,9 @@ func validURL(list string) bool {
 func (o *Options) withDefaults() Options {
 	c := *o
 	c.CacheBytes = cmp.Or(c.CacheBytes, DefaultCacheBytes)
+	if c.Cluster != nil {
+		c.Replicas = cmp.Or(c.Replicas, len(c.Cluster.Voters))
+	}
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c
 }

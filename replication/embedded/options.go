@@ -60,6 +60,9 @@ type Options struct {
 	// to send more. 0: DefaultMaxPayload.
 	MaxPayload int32
 
+	// Cluster makes the server one of several. It needs Dir. nil: it is alone.
+	Cluster *Cluster
+
 	// Logger gets what the server says: its notices at Debug, its warnings at Warn, its errors at Error. Its handler
 	// runs inside the server, sometimes under the server's locks: it must not call the Server. nil: discard.
 	Logger *slog.Logger
@@ -95,6 +98,14 @@ func (o Options) check() error {
 	if o.MaxStore < 0 {
 		return &OptionsError{"MaxStore", fmt.Sprintf("%d is negative", o.MaxStore)}
 	}
+	if o.Cluster != nil {
+		if o.Dir == "" {
+			return &OptionsError{"Cluster", "needs Dir: a voter that forgets is none"}
+		}
+		if err := o.Cluster.check(); err != nil {
+			return err
+		}
+	}
 	if p := o.MaxPayload; p != 0 && (p < MinMaxPayload || p > MaxMaxPayload) {
 		return &OptionsError{"MaxPayload", fmt.Sprintf("%d is not from %d to %d", p, MinMaxPayload, MaxMaxPayload)}
 	}
@@ -103,7 +114,7 @@ func (o Options) check() error {
 
 // serverOptions is every default of the server that must not stand. o has its defaults.
 func (o Options) serverOptions(storeDir string) *server.Options {
-	return &server.Options{
+	so := &server.Options{
 		ServerName: serverName,
 
 		DontListen: true,
@@ -122,4 +133,8 @@ func (o Options) serverOptions(storeDir string) *server.Options {
 		MaxPayload: o.MaxPayload,
 		MaxPending: max(server.MAX_PENDING_SIZE, pendingPayloads*int64(o.MaxPayload)),
 	}
+	if o.Cluster != nil {
+		o.Cluster.configure(so)
+	}
+	return so
 }

@@ -18,16 +18,20 @@ const (
 
 	// reconnectWait is short because a server in the same process either answers at once or is gone.
 	reconnectWait = 50 * time.Millisecond
+
+	// readyEvery is between two looks at whether the routes are open.
+	readyEvery = 20 * time.Millisecond
 )
 
 // Server is a NATS server with JetStream inside this process. Any number of goroutines may use it at the same time.
 // The one who started it shuts it down.
 type Server struct {
-	home  *home
-	nats  *server.Server
-	log   *serverLog
-	conns conns
-	share *share // nil: nobody outside of the process gets in
+	home   *home
+	nats   *server.Server
+	log    *serverLog
+	conns  conns
+	routes bool   // it is one of a cluster
+	share  *share // nil: nobody outside of the process gets in
 
 	stopping atomic.Bool
 	stopped  chan struct{} // closed when nothing is left
@@ -61,6 +65,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := opts.Cluster.claim(home.store); err != nil {
+		return nil, errors.Join(err, home.close())
+	}
 	s, err := newServer(opts, home)
 	if err != nil {
 		return nil, errors.Join(err, home.close())
@@ -73,18 +80,20 @@ func newServer(opts Options, home *home) (*Server, error) {
 	if err != nil {
 		return nil, failed("set up", err)
 	}
-	s := &Server{home: home, nats: ns, log: &serverLog{log: opts.Logger}, stopped: make(chan struct{})}
+	s := &Server{home: home, nats: ns, log: &serverLog{log: opts.Logger}, routes: opts.Cluster != nil, stopped: make(chan struct{})}
 	ns.SetLoggerV2(s.log, false, false, false)
 	return s, nil
 }
 
-// boot waits until the server runs, has failed, or ctx ends. The server's Start returns when it is ready, since it does
-// not listen: there is nothing to poll.
+// boot waits until the server runs, has failed, or ctx ends. The Start of a server that is alone returns when it is ready,
+// since it does not listen. One with routes opens their port later.
 func (s *Server) boot(ctx context.Context) (*Server, error) {
 	booted := make(chan struct{})
 	go func() {
 		defer close(booted)
 		s.nats.Start()
+		for s.routes && s.log.fatal.Load() == nil && !s.nats.ReadyForConnections(readyEvery) {
+		}
 	}()
 	select {
 	case <-booted:

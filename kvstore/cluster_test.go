@@ -112,9 +112,9 @@ func TestClusterWaitsForQuorum(t *testing.T) {
 //
 // NEARKV_CLUSTER_KILLS is the number of kills.
 func TestClusterKill9(t *testing.T) {
-	kills := envInt(t, "NEARKV_CLUSTER_KILLS", 4)
+	kills := envInt(t, "NEARKV_CLUSTER_KILLS", 2)
 	if testing.Short() {
-		kills = min(kills, 2)
+		kills = min(kills, 1)
 	}
 	place := clusterOf(t)
 	stores := openCluster(t, place)

@@ -12,7 +12,7 @@ type Backoff struct{ next time.Duration }
 
 const (
 	backoffFirst = 10 * time.Millisecond
-	backoffMost  = 2 * time.Second
+	backoffMost  = 500 * time.Millisecond
 )
 
 // NewBackoff returns a Backoff for a new loop.

@@ -151,11 +151,8 @@ func (l *Log) CanExpire() bool { return l.limits.Load().ttl }
 
 func (l *Log) openStream(ctx context.Context) error {
 	retry, once := NewBackoff(), sync.Once{}
-	for {
-		_, err := l.view(ctx)
-		if errors.Is(err, ErrNoStream) {
-			err = l.createStream(ctx)
-		}
+	for patience := openPatience; ; patience = min(2*patience, answerTimeout) {
+		err := l.viewOrCreate(ctx, patience)
 		if err == nil || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoSpace) {
 			return err
 		}
@@ -166,6 +163,20 @@ func (l *Log) openStream(ctx context.Context) error {
 			l.cfg.Logger.Warn("nearkv: waiting for JetStream", "stream", l.stream, "error", err)
 		})
 	}
+}
+
+// openPatience bounds the first try to open a stream. A cluster without a leader, as
+// it is while it starts, does not answer at all: to ask again soon is what helps.
+const openPatience = 500 * time.Millisecond
+
+func (l *Log) viewOrCreate(ctx context.Context, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := l.view(ctx)
+	if errors.Is(err, ErrNoStream) {
+		return l.createStream(ctx)
+	}
+	return err
 }
 
 func (l *Log) createStream(ctx context.Context) error {

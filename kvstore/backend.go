@@ -21,6 +21,7 @@ type backend struct {
 	conn   *nats.Conn
 	end    func()           // ends the connection; nil: it is not ours
 	member *embedded.Member // nil: not ours
+	disk   disk
 }
 
 func newBackend(ctx context.Context, namespace string, opts *Options) (*backend, error) {
@@ -44,16 +45,20 @@ func newBackend(ctx context.Context, namespace string, opts *Options) (*backend,
 	if err != nil {
 		return nil, err
 	}
-	options = append(options, nats.CustomReconnectDelay(redialDelay), nats.IgnoreDiscoveredServers())
+	b := &backend{member: member, disk: disk{probe: member.Probe}}
+	if !member.Serving() {
+		b.disk.failed() // for all we know
+	}
+	options = append(options, nats.CustomReconnectDelay(redialDelay), nats.IgnoreDiscoveredServers(),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { b.disk.failed() }))
 	if opts.Dir == "" || opts.Exclusive {
 		options = append(options, nats.PingInterval(time.Hour)) // the server is in this process: no need to probe it
 	}
 	through := func(context.Context, string, string) (net.Conn, error) { return member.Dial("", "") }
-	conn, end, err := dial(ctx, anywhere, through, options)
-	if err != nil {
+	if b.conn, b.end, err = dial(ctx, anywhere, through, options); err != nil {
 		return nil, errors.Join(err, member.Close())
 	}
-	return &backend{conn: conn, end: end, member: member}, nil
+	return b, nil
 }
 
 // anywhere is for nats.Connect, which insists on an address. The member knows better.

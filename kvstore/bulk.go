@@ -275,6 +275,9 @@ func (b *bulk) send(c *change) error {
 
 // start sends the record of a write, if it is clear which one that is.
 func (b *bulk) start(i int, w *write) bool {
+	if b.store.backend.disk.doubt.Load() {
+		return false
+	}
 	epoch, err := b.store.feed.Attached(b.ctx)
 	if err != nil {
 		return false

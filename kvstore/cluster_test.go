@@ -24,10 +24,7 @@ func clusterOf(t *testing.T) func(slot int) fleetArgs {
 		voters[name(slot)] = freeAddress(t)
 	}
 	return func(slot int) fleetArgs {
-		return fleetArgs{
-			Dir:     filepath.Join(root, name(slot)),
-			Cluster: &kvstore.Cluster{Name: "test", Voter: name(slot), Voters: voters, Secret: "a secret of the test"},
-		}
+		return fleetArgs{Dir: filepath.Join(root, name(slot)), Voter: name(slot), Voters: voters}
 	}
 }
 
@@ -41,8 +38,6 @@ func freeAddress(t *testing.T) string {
 	defer func() { _ = l.Close() }()
 	return l.Addr().String()
 }
-
-func (a fleetArgs) options() kvstore.Options { return kvstore.Options{Dir: a.Dir, Cluster: a.Cluster} }
 
 // Three voters in one process: what one of them writes all have, and two go on when one has gone.
 func TestCluster(t *testing.T) {

@@ -58,6 +58,9 @@ var (
 	// ErrNoSpace: a limit of the log or of its disk is reached. Nothing was
 	// written; reads go on.
 	ErrNoSpace = replication.ErrNoSpace
+	// ErrReadOnly: the Dir cannot be written, for another reason than that it is
+	// full. Nothing was written; reads go on.
+	ErrReadOnly = errors.New("kvstore: directory cannot be written")
 	// ErrClosed: the Store was closed.
 	ErrClosed = errors.New("kvstore: store closed")
 )

@@ -71,9 +71,17 @@ func (h fleetLog) Handle(_ context.Context, r slog.Record) error {
 
 // fleetArgs are those of a child.
 type fleetArgs struct {
-	Name    string
-	Dir     string
-	Cluster *kvstore.Cluster
+	Name, Dir string
+	Voter     string            // "": there is no cluster
+	Voters    map[string]string // addresses
+}
+
+func (a fleetArgs) options() kvstore.Options {
+	opts := kvstore.Options{Dir: a.Dir}
+	if a.Voter != "" {
+		opts.Cluster = &kvstore.Cluster{Name: "test", Voter: a.Voter, Voters: a.Voters, Secret: "a secret of the test"}
+	}
+	return opts
 }
 
 // playFleet is a child: it writes and reads until its stdin ends.
@@ -84,7 +92,9 @@ func playFleet(args string) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s, err := kvstore.Open(ctx, "fleet", kvstore.Options{Dir: a.Dir, Cluster: a.Cluster, Logger: slog.New(fleetLog{slog.DiscardHandler})})
+	opts := a.options()
+	opts.Logger = slog.New(fleetLog{slog.DiscardHandler})
+	s, err := kvstore.Open(ctx, "fleet", opts)
 	if err != nil {
 		return err
 	}
@@ -182,7 +192,6 @@ type fleet struct {
 	acked      int
 
 	killed time.Time       // the last kill; zero: somebody has written since
-	needed time.Duration   // by the server to start
 	gaps   []time.Duration // from a kill to the next acknowledgement
 }
 

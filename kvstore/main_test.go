@@ -38,6 +38,7 @@ var roles = map[string]func(args string) error{
 	"listener": playListener,
 	"writer":   playWriter,
 	"fleet":    playFleet,
+	"disk":     playDisk,
 }
 
 func TestMain(m *testing.M) {

@@ -48,7 +48,7 @@ func (b *bulk) queued() (n int) {
 func (b *bulk) joins(c *change) (known, codec.Record, bool) {
 	k := b.store.index.lookUp(c.key)
 	step, rec, expect := c.plan(k, time.Now().UnixMilli())
-	if step != stepAppend || expect.Set || len(c.value) > maxIngestLen || !b.store.log.CanIngest() {
+	if step != stepAppend || expect.Set || b.store.backend.disk.doubt.Load() || len(c.value) > maxIngestLen || !b.store.log.CanIngest() {
 		b.plain = 0
 		return k, rec, false
 	}

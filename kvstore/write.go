@@ -46,7 +46,10 @@ var (
 func (w *write) run(ctx context.Context) (Revision, error) {
 	retry := replication.NewBackoff()
 	for {
-		epoch, err := w.store.feed.Attached(ctx)
+		epoch, err := w.attach(ctx)
+		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
+			return w.refused(ctx, err)
+		}
 		if err != nil {
 			return 0, w.giveUp(err)
 		}
@@ -60,10 +63,67 @@ func (w *write) run(ctx context.Context) (Revision, error) {
 			return 0, w.final(err)
 		}
 		w.last = err
+		w.store.backend.disk.failed()
 		if err := retry.Wait(ctx, w.store.done); err != nil {
 			return 0, w.giveUp(err)
 		}
 	}
+}
+
+// diskEvery is how often a write that waits for the log looks whether the disk is
+// to blame.
+const diskEvery = time.Second
+
+// attach waits for the log, unless its disk is known to refuse the write.
+func (w *write) attach(ctx context.Context) (uint64, error) {
+	disk := &w.store.backend.disk
+	if disk.probe == nil {
+		return w.store.feed.Attached(ctx)
+	}
+	for {
+		if err := disk.check(len(w.change.value)); err != nil {
+			return 0, err
+		}
+		if epoch, err := w.store.feed.Attached(ended); err == nil {
+			return epoch, nil
+		}
+		short, cancel := context.WithTimeout(ctx, diskEvery)
+		epoch, err := w.store.feed.Attached(short)
+		cancel()
+		if err == nil || ctx.Err() != nil || errors.Is(err, replication.ErrClosed) {
+			return epoch, err
+		}
+		disk.failed()
+	}
+}
+
+// ended is for calls that are not to wait.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// refused ends a write that the disk does not take. An append that had no answer
+// may have been the last that it took.
+func (w *write) refused(ctx context.Context, cause error) (Revision, error) {
+	if !w.appended {
+		return 0, cause
+	}
+	ctx, cancel := context.WithTimeout(ctx, diskEvery)
+	defer cancel()
+	epoch, err := w.store.feed.Attached(ctx)
+	if err == nil {
+		var done bool
+		var revision uint64
+		if done, revision, err = w.resolve(ctx, epoch); done {
+			return Revision(revision), nil
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, cause)
+	}
+	return 0, cause
 }
 
 // passing tells whether it can help to try again after err.

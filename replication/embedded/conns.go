@@ -51,6 +51,16 @@ func (s *conns) forget(c *conn) {
 	s.mu.Unlock()
 }
 
+// cut closes what is open.
+func (s *conns) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		_ = c.Conn.Close()
+	}
+	clear(s.open)
+}
+
 // closeAll closes what is open, and whatever would be added later. It does not block: closing a net.Pipe never does,
 // which is why it may happen under the mutex, and why a second caller returns only when all are closed.
 func (s *conns) closeAll() {

@@ -13,11 +13,17 @@ import (
 // expectedWarning begins the server's remark on every MaxPayload above 8 MiB. Ours is meant to be.
 const expectedWarning = "Maximum payloads over"
 
+// brokenError is in what the server says when it gives up a stream. There is no other sign without asking for each one.
+const brokenError = "ritical write error"
+
 // serverLog is the server's logger. It passes on what the server says, and keeps the first fatal error: to the server
 // that is the end of the process, to us it is the only sign of some failed starts.
 type serverLog struct {
 	log   *slog.Logger
 	fatal atomic.Pointer[StartError]
+
+	// broken: a stream could not be written. It takes no more writes, also when it could, and does not answer them.
+	broken atomic.Bool
 }
 
 var _ server.Logger = (*serverLog)(nil)
@@ -33,7 +39,12 @@ func (l *serverLog) Warnf(format string, v ...any) {
 	l.printf(slog.LevelWarn, format, v...)
 }
 
-func (l *serverLog) Errorf(format string, v ...any) { l.printf(slog.LevelError, format, v...) }
+func (l *serverLog) Errorf(format string, v ...any) {
+	if strings.Contains(format, brokenError) {
+		l.broken.Store(true)
+	}
+	l.printf(slog.LevelError, format, v...)
+}
 
 // Fatalf must return: the server's own logger exits the process here.
 func (l *serverLog) Fatalf(format string, v ...any) {

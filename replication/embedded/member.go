@@ -21,6 +21,9 @@ const (
 	// lookEvery is how often a member looks whether its server is well.
 	lookEvery = 500 * time.Millisecond
 
+	// probeMargin is what has to be free beside the value that is to be written.
+	probeMargin = 1 << 20
+
 	// restartPause is between two starts that fail. The disk may be full for hours.
 	restartPause = time.Second
 )
@@ -139,13 +142,22 @@ func (m *Member) takeOver() {
 	}
 }
 
-// lookAfter ends a server that has given up, and starts it anew. What only memory holds would not survive that.
+// lookAfter brings a server back that cannot write: one that has switched JetStream off, or has given up a stream. Until the
+// disk takes something again, such a server goes on, and may still be read from. It does not answer writes; so those who
+// wait are cut off, to see for themselves.
 func (m *Member) lookAfter() {
 	s := m.server.Load()
-	if m.opts.Dir == "" || s == nil || s.nats.JetStreamEnabled() {
+	if s == nil || m.opts.Dir == "" || s.nats.JetStreamEnabled() && !s.log.broken.Load() {
 		return
 	}
-	m.opts.Logger.Error("nearkv: the server has switched JetStream off, starting it anew", "dir", m.opts.Dir)
+	if !s.failed {
+		s.failed = true
+		m.opts.Logger.Error("nearkv: the directory cannot be written; the server will be started anew when it can", "dir", m.opts.Dir)
+		s.conns.cut()
+	}
+	if m.Probe(0) != nil {
+		return
+	}
 	m.server.Store(nil)
 	if err := s.Shutdown(); err != nil {
 		m.opts.Logger.Error("nearkv: shutdown failed", "dir", m.opts.Dir, "error", err)
@@ -178,9 +190,9 @@ func (m *Member) knock() {
 	}
 }
 
-// Probe tells whether the directory takes another n bytes, by writing a file of that size. The error is that of the
-// operating system.
-func (m *Member) Probe(n int64) (err error) {
+// Probe tells whether the directory takes n bytes and a margin for what the server needs, by writing a file. The error is
+// that of the operating system.
+func (m *Member) Probe(n int) (err error) {
 	if m.opts.Dir == "" {
 		return nil
 	}
@@ -190,7 +202,7 @@ func (m *Member) Probe(n int64) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
 	block := make([]byte, 64<<10)
-	for ; n > 0 && err == nil; n -= int64(len(block)) {
+	for n += probeMargin; n > 0 && err == nil; n -= len(block) {
 		_, err = f.Write(block)
 	}
 	return err

@@ -33,6 +33,8 @@ type Server struct {
 	routes bool   // it is one of a cluster
 	share  *share // nil: nobody outside of the process gets in
 
+	failed bool // its Member knows that it cannot write
+
 	stopping atomic.Bool
 	stopped  chan struct{} // closed when nothing is left
 	stopErr  error         // Invariant: written before stopped is closed, read after.
@@ -92,7 +94,8 @@ func (s *Server) boot(ctx context.Context) (*Server, error) {
 	go func() {
 		defer close(booted)
 		s.nats.Start()
-		for s.routes && s.log.fatal.Load() == nil && !s.nats.ReadyForConnections(readyEvery) {
+		if s.routes {
+			s.awaitRoutes()
 		}
 	}()
 	select {
@@ -104,6 +107,15 @@ func (s *Server) boot(ctx context.Context) (*Server, error) {
 		return nil, errors.Join(err, s.Shutdown())
 	}
 	return s, nil
+}
+
+// awaitRoutes waits until others can come in, or the server has said that they cannot.
+func (s *Server) awaitRoutes() {
+	for s.log.fatal.Load() == nil {
+		if s.nats.ReadyForConnections(readyEvery) {
+			return
+		}
+	}
 }
 
 func (s *Server) bootError() error {

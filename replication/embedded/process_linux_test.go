@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -244,4 +245,36 @@ func asNobody(t *testing.T, f func()) {
 		f()
 	}()
 	<-done
+}
+
+// Another user cannot come in through the socket of a directory, not even if the directory is open to him.
+func TestOtherUserIsDenied(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	dir := t.TempDir()
+	join(t, embedded.Options{Dir: dir})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	knock := func() error {
+		c, err := net.Dial("unix", filepath.Join(dir, "sock"))
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	if err := knock(); err != nil {
+		t.Fatalf("the owner is denied: %v", err)
+	}
+	denied := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err := syscall.Setfsuid(65534); err != nil {
+			denied <- err
+			return
+		}
+		denied <- knock()
+	}()
+	wantErrorIs(t, <-denied, fs.ErrPermission)
 }

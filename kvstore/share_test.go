@@ -42,6 +42,29 @@ func TestShareKill9(t *testing.T) {
 		kills, m.acked, len(m.increments), quantile(m.gaps, 0.5), quantile(m.gaps, 0.99), quantile(beyond, 0.5), quantile(beyond, 0.99))
 }
 
+// Two Stores of one process, of two namespaces or one, share a Dir like those of two processes.
+func TestShareInOneProcess(t *testing.T) {
+	opts := kvstore.Options{Dir: t.TempDir()}
+	first, err := kvstore.Open(t.Context(), "one", opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, other := opened(t, "one", opts), opened(t, "two", opts)
+	revision := wantPut(t, first, "key", "first")
+	if e, err := second.Get(t.Context(), "key", kvstore.AtLeast(revision)); err != nil || e.Text() != "first" {
+		t.Fatalf("Get returns %q, %v", e.Text(), err)
+	}
+	wantPut(t, other, "key", "other")
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantPut(t, second, "key", "second")
+	wantSync(t, other)
+	if e, err := other.Get(t.Context(), "key"); err != nil || e.Text() != "other" {
+		t.Fatalf("Get returns %q, %v", e.Text(), err)
+	}
+}
+
 // fillKeys puts keys into a namespace.
 func fillKeys(t *testing.T, opts kvstore.Options, keys int) {
 	t.Helper()

@@ -158,7 +158,7 @@ func TestDenied(t *testing.T) {
 		{"voter with a wrong secret", plain, joins(secret+"x", nil), false},
 		{"voter by TLS", encrypted, joins("", ours), true},
 		{"voter in plain text against TLS", encrypted, joins("", nil), false},
-		{"voter of another authority", encrypted, joins("", theirs), false},
+		{"voter of another authority", encrypted, joins("", &authority{key: theirs.key, cert: theirs.cert, pool: ours.pool}), false},
 		{"voter by TLS with the secret", both, joins(secret, ours), true},
 		{"voter by TLS without the secret", both, joins("", ours), false},
 	} {

@@ -191,6 +191,9 @@ type fleet struct {
 	uncertain  int // increments that may have happened
 	acked      int
 
+	last    time.Time     // the newest acknowledgement
+	longest time.Duration // between two of them
+
 	killed time.Time       // the last kill; zero: somebody has written since
 	gaps   []time.Duration // from a kill to the next acknowledgement
 }
@@ -293,6 +296,12 @@ func (m *fleet) ack(said fleetSaid) {
 	}
 	m.revisions[said.line.Revision] = true
 	m.acked++
+	if at := said.line.At; at.After(m.last) {
+		if !m.last.IsZero() {
+			m.longest = max(m.longest, at.Sub(m.last))
+		}
+		m.last = at
+	}
 	m.steps[said.slot]++
 	if !m.killed.IsZero() && said.line.At.After(m.killed) && m.children[said.slot] == said.child {
 		m.gaps = append(m.gaps, said.line.At.Sub(m.killed))

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -143,6 +144,7 @@ func (c *Cluster) configure(o *server.Options) {
 	if c.ClientListen != "" {
 		o.Host, o.Port, _ = splitAddress(c.ClientListen) // checked
 	}
+	o.LameDuckGracePeriod, o.LameDuckDuration = time.Millisecond, 2*time.Millisecond // clients reconnect by themselves
 	o.TLSConfig = c.ClientTLS
 	o.CustomClientAuthentication = doorkeeper{c.ClientToken}
 }

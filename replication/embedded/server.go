@@ -198,6 +198,9 @@ func (s *Server) stop() error {
 	err := s.share.close()
 	cut := time.AfterFunc(shutdownGrace, s.cut)
 	defer cut.Stop()
+	if s.routes {
+		s.nats.LameDuckShutdown() // Shutdown itself does not wait until others lead
+	}
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
 	s.cut()

@@ -4,7 +4,8 @@
 // and as many values as memory is given for. Reads are answered from memory.
 // Writes go to the log of the namespace, a NATS JetStream stream, and come back
 // to every replica in one order. The log can be in this process (no options, or
-// Dir) or in a NATS server or cluster (URL or Conn). It is laid out as a NATS
+// Dir) or in a NATS server or cluster (URL or Conn), or in
+// several processes that are a cluster themselves (Cluster). It is laid out as a NATS
 // key-value bucket: other NATS clients can read, write and watch it.
 //
 // The shape is that of Workers KV: Get, Put, Delete, List with prefixes and
@@ -92,5 +93,6 @@
 // load.go are the way of a read, put.go, change.go (what to write, decided without
 // effects) and write.go (how to get it written) the way of a write, and bulk.go
 // that of many. expire.go, list.go and watch.go use the index. view.go decodes.
-// store.go and backend.go open and close.
+// store.go and backend.go open and close; disk.go knows
+// whether the disk of a Dir takes anything.
 package kvstore

@@ -3,10 +3,11 @@
 // A process opens a Store, which is a replica of a namespace: it holds all keys
 // and as many values as memory is given for. Reads are answered from memory.
 // Writes go to the log of the namespace, a NATS JetStream stream, and come back
-// to every replica in one order. The log can be in this process (no options, or
-// Dir) or in a NATS server or cluster (URL or Conn), or in
-// several processes that are a cluster themselves (Cluster). It is laid out as a NATS
-// key-value bucket: other NATS clients can read, write and watch it.
+// to every replica in one order. The log can be in this process (no options),
+// in a directory of processes that share it (Dir), in several processes that are
+// a cluster themselves (Cluster), or in a NATS server or cluster (URL or Conn). It
+// is laid out as a NATS key-value bucket: other NATS clients can read, write and
+// watch it.
 //
 // The shape is that of Workers KV: Get, Put, Delete, List with prefixes and
 // cursors, metadata and expiry. Beyond it there are Watch, conditional writes,

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -189,10 +191,20 @@ func (h *history) verify() {
 	if result != porcupine.Ok {
 		h.t.Errorf("the history of %d operations: %v", len(h.ops), result)
 		_ = info
+		var noc []porcupine.Operation
+		f, _ := os.Create(fmt.Sprintf("/tmp/hist-%d.txt", os.Getpid()))
+		for _, o := range h.ops {
+			if o.Output != historyConflict {
+				noc = append(noc, o)
+			}
+			fmt.Fprintf(f, "%+v %v %d %d\n", o.Input, o.Output, o.Call, o.Return)
+		}
+		f.Close()
+		h.t.Logf("without conflicts: %v", porcupine.CheckOperationsTimeout(historyModel, noc, time.Minute))
 	}
 	want := h.keys(h.stores[0])
 	for i, s := range h.stores {
-		if got := h.keys(s); fmt.Sprint(got) != fmt.Sprint(want) {
+		if got := h.keys(s); !slices.EqualFunc(got, want, sameEntry) {
 			h.t.Errorf("store %d has %v, store 0 has %v", i, got, want)
 		}
 	}
@@ -205,6 +217,10 @@ func (h *history) verify() {
 			h.t.Errorf("%s has revision %d, %d was acknowledged", e.Key(), e.Revision(), h.newest[e.Key()])
 		}
 	}
+}
+
+func sameEntry(a, b kvstore.Entry) bool {
+	return a.Key() == b.Key() && a.Text() == b.Text() && a.Revision() == b.Revision()
 }
 
 // keys returns what a Store has when it has all.
@@ -247,7 +263,7 @@ func startReplay(s *kvstore.Store) *replay {
 			r.events++
 			key, revision := event.Entry.Key(), event.Entry.Revision()
 			if revision <= r.revisions[key] {
-				r.fault = fmt.Errorf("%s: revision %d was told after %d", key, revision, r.revisions[key])
+				r.fault = fmt.Errorf("%v of %s: revision %d, %q, was told after %d, %q", event.Kind, key, revision, event.Entry.Text(), r.revisions[key], r.values[key])
 				return
 			}
 			r.revisions[key] = revision

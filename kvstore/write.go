@@ -227,13 +227,26 @@ func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Reco
 		w.uncertain(before, expect)
 		return 0, err
 	case errors.Is(err, replication.ErrWrongRevision):
-		if w.appended {
-			return 0, errRetry // resolve: it may be our own record that is in the way
-		}
-		_, err := w.ask(ctx, epoch)
-		return 0, retryUnless(err)
+		return w.inTheWay(ctx, epoch)
 	}
 	return 0, err
+}
+
+// inTheWay looks what has made an expectation fail. It may be our own record: of
+// an earlier append that had no answer; or of this one, because a cluster that
+// changes its leader can take a record and refuse it.
+func (w *write) inTheWay(ctx context.Context, epoch uint64) (uint64, error) {
+	if w.appended {
+		return 0, errRetry // resolve
+	}
+	m, err := w.ask(ctx, epoch)
+	if err != nil {
+		return 0, err
+	}
+	if m != nil && m.Record.Write == w.id {
+		return m.Revision, nil
+	}
+	return 0, errRetry
 }
 
 // sign marks a record as that of this write, if that may have to be recognised.

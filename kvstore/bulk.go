@@ -288,13 +288,14 @@ func (b *bulk) start(i int, w *write) bool {
 		return false
 	}
 	w.sign(&rec, expect)
+	w.expected = expect
 	err = b.store.log.Send(w.change.key, rec, expect, func(revision uint64, err error) {
 		switch {
 		case err == nil && w.apply(epoch, revision, rec):
 			b.ended(i, w.change, nil)
 			return
 		case err == nil || errors.Is(err, replication.ErrUncertain):
-			w.uncertain(k.revision, expect) // if it is in a log that is no more, or another has it: that will be found out
+			w.uncertain(k.revision) // if it is in a log that is no more, or another has it: that will be found out
 		}
 		b.finish(i, w)
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -52,9 +51,9 @@ const (
 	historyTimeout = 2 * time.Second
 )
 
-// historyModel is a register for each key, with compare-and-set. An unknown write may happen at any time after its call, also
-// after everything else, which is as good as never.
-var historyModel = porcupine.Model{
+// historyModel is a register for each key, with compare-and-set. An unknown write may have happened or not. One whose time was
+// over may happen at any time after its call.
+var historyModel = (&porcupine.NondeterministicModel{
 	Partition: func(all []porcupine.Operation) (parts [][]porcupine.Operation) {
 		byKey := make(map[string][]porcupine.Operation)
 		for _, op := range all {
@@ -66,21 +65,21 @@ var historyModel = porcupine.Model{
 		}
 		return parts
 	},
-	Init: func() any { return "" },
-	Step: func(state, input, output any) (bool, any) {
-		op, holds := input.(historyOp), true
-		if op.condition {
-			holds = state == op.expected
-		}
+	Init: func() []any { return []any{""} },
+	Step: func(state, input, output any) []any {
+		op := input.(historyOp)
+		holds := !op.condition || state == op.expected
 		switch {
-		case output == historyConflict:
-			return !holds, state
-		case holds:
-			return true, op.value
+		case output == historyUnknown && holds:
+			return []any{state, op.value}
+		case output == historyUnknown, output == historyConflict && !holds:
+			return []any{state}
+		case output == historyDone && holds:
+			return []any{op.value}
 		}
-		return output == historyUnknown, state
+		return nil
 	},
-}
+}).ToModel()
 
 func newHistory(t *testing.T, stores []*kvstore.Store) *history {
 	return &history{
@@ -151,7 +150,10 @@ func (h *history) note(i int, op historyOp, began time.Duration, revision kvstor
 	case errors.Is(err, kvstore.ErrConflict):
 		outcome = historyConflict
 	case errors.Is(err, kvstore.ErrIndeterminate):
-		outcome, ended = historyUnknown, math.MaxInt64
+		outcome = historyUnknown
+		if !op.condition || errors.Is(err, context.DeadlineExceeded) {
+			ended = math.MaxInt64
+		}
 	case errors.Is(err, kvstore.ErrUnavailable), errors.Is(err, kvstore.ErrOverloaded):
 		outcome = historyRefused
 	default:
@@ -187,20 +189,9 @@ func (h *history) ackedBy(i int) int {
 // verify checks that there is an order in which all happened as it was told, and that all Stores have the same end of it.
 func (h *history) verify() {
 	h.t.Helper()
-	result, info := porcupine.CheckOperationsVerbose(historyModel, h.ops, 2*time.Minute)
+	result := porcupine.CheckOperationsTimeout(historyModel, h.ops, time.Minute)
 	if result != porcupine.Ok {
 		h.t.Errorf("the history of %d operations: %v", len(h.ops), result)
-		_ = info
-		var noc []porcupine.Operation
-		f, _ := os.Create(fmt.Sprintf("/tmp/hist-%d.txt", os.Getpid()))
-		for _, o := range h.ops {
-			if o.Output != historyConflict {
-				noc = append(noc, o)
-			}
-			fmt.Fprintf(f, "%+v %v %d %d\n", o.Input, o.Output, o.Call, o.Return)
-		}
-		f.Close()
-		h.t.Logf("without conflicts: %v", porcupine.CheckOperationsTimeout(historyModel, noc, time.Minute))
 	}
 	want := h.keys(h.stores[0])
 	for i, s := range h.stores {

@@ -169,7 +169,7 @@ func (b *bulk) ranOut(r *run, n, last uint64, err error) {
 func (b *bulk) alone(q queued, uncertain bool) *write {
 	w := &write{store: b.store, change: q.change}
 	if uncertain {
-		w.uncertain(q.before, replication.Expectation{})
+		w.uncertain(q.before)
 	}
 	return w
 }

@@ -20,6 +20,7 @@ type Store struct {
 	cache   *cache
 	flights flights
 	stats   stats
+	trouble atomic.Int64 // when a write last had to wait for the log; unix nanoseconds
 
 	ctx    context.Context // ends with Close
 	stop   context.CancelFunc

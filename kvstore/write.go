@@ -27,12 +27,12 @@ type write struct {
 	store  *Store
 	change *change
 
-	id       string // in the record, if it has an expectation
-	answer   *known // of the log's leader, for the next plan
-	appended bool   // an append had no answer
-	before   uint64 // revision of the key when the first of them was planned
-	expected replication.Expectation
-	last     error // the reason for waiting
+	id       string                  // in the record, if it has an expectation
+	answer   *known                  // of the log's leader, for the next plan
+	appended bool                    // an append had no answer
+	before   uint64                  // revision of the key when the first of them was planned
+	expected replication.Expectation // of the last append
+	last     error                   // the reason for waiting
 }
 
 var (
@@ -41,6 +41,9 @@ var (
 	// errMovedOn ends a write with a condition of which it cannot be found out
 	// whether it happened.
 	errMovedOn = errors.New("the key has moved on")
+	// errBehind refuses an answer from the past: of a leader that was deposed and
+	// does not know it yet.
+	errBehind = fmt.Errorf("kvstore: %w: the leader is behind this replica", ErrUnavailable)
 )
 
 func (w *write) run(ctx context.Context) (Revision, error) {
@@ -63,6 +66,7 @@ func (w *write) run(ctx context.Context) (Revision, error) {
 			return 0, w.final(err)
 		}
 		w.last = err
+		w.store.trouble.Store(time.Now().UnixNano())
 		w.store.backend.disk.failed()
 		if err := retry.Wait(ctx, w.store.done); err != nil {
 			return 0, w.giveUp(err)
@@ -161,12 +165,16 @@ func (w *write) try(ctx context.Context, epoch uint64) (uint64, error) {
 			return revision, err
 		}
 	}
+	told := w.answer != nil
 	k := w.known()
 	step, rec, expect := w.change.plan(k, time.Now().UnixMilli())
 	switch step {
 	case stepDone:
 		return 0, nil
 	case stepConflict:
+		if w.id != "" && !told {
+			return w.inTheWay(ctx, epoch, 0)
+		}
 		return 0, w.conflict(k)
 	case stepAsk:
 		_, err := w.ask(ctx, epoch)
@@ -211,6 +219,9 @@ func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, er
 		w.answer = &known{sure: true}
 		return nil, nil
 	}
+	if w.store.log.Replicated() && m.Revision < max(w.store.index.lookUp(w.change.key).revision, uint64(w.change.condition.revision)) {
+		return nil, errBehind
+	}
 	k := knownFrom(m, time.Now().UnixMilli())
 	w.answer = &k
 	return m, nil
@@ -218,24 +229,30 @@ func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, er
 
 func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Record, expect replication.Expectation) (uint64, error) {
 	w.sign(&rec, expect)
+	w.expected = expect
 	revision, err := w.store.log.Append(ctx, w.change.key, rec, expect)
 	switch {
 	case err == nil:
 		w.applied(ctx, epoch, revision, rec)
 		return revision, nil
 	case errors.Is(err, replication.ErrUncertain):
-		w.uncertain(before, expect)
+		w.uncertain(before)
 		return 0, err
 	case errors.Is(err, replication.ErrWrongRevision):
-		return w.inTheWay(ctx, epoch)
+		wrong, _ := errors.AsType[*replication.WrongRevisionError](err)
+		return w.inTheWay(ctx, epoch, wrong.Actual)
 	}
 	return 0, err
 }
 
 // inTheWay looks what has made an expectation fail. It may be our own record: of
-// an earlier append that had no answer; or of this one, because a cluster that
-// changes its leader can take a record and refuse it.
-func (w *write) inTheWay(ctx context.Context, epoch uint64) (uint64, error) {
+// an earlier append that had no answer; or of one that was refused, because while
+// a cluster changes its leader two servers can take a record, one of which stores
+// it and the other, which leads no more, refuses.
+//
+// seen is the revision that the server had which refused, 0 if it did not say. If
+// the key is still there, that is why.
+func (w *write) inTheWay(ctx context.Context, epoch, seen uint64) (uint64, error) {
 	if w.appended {
 		return 0, errRetry // resolve
 	}
@@ -246,7 +263,20 @@ func (w *write) inTheWay(ctx context.Context, epoch uint64) (uint64, error) {
 	if m != nil && m.Record.Write == w.id {
 		return m.Revision, nil
 	}
+	if m != nil && m.Revision > w.expected.Revision && m.Revision != seen && w.change.condition.kind != unconditional && w.store.unsettled() {
+		w.appended = true // another record may have come after ours
+		return 0, fmt.Errorf("%w to revision %d", errMovedOn, m.Revision)
+	}
 	return 0, errRetry
+}
+
+// unsettling is for how long after trouble there may be two servers that lead.
+const unsettling = 30 * time.Second
+
+// unsettled tells whether a cluster may be changing its leader: then a refusal does
+// not say much.
+func (s *Store) unsettled() bool {
+	return s.log.Replicated() && time.Since(time.Unix(0, s.trouble.Load())) < unsettling
 }
 
 // sign marks a record as that of this write, if that may have to be recognised.
@@ -261,11 +291,11 @@ func (w *write) sign(rec *codec.Record, expect replication.Expectation) {
 }
 
 // uncertain notes an append without an answer.
-func (w *write) uncertain(before uint64, expect replication.Expectation) {
+func (w *write) uncertain(before uint64) {
 	if !w.appended {
 		w.before = before
 	}
-	w.appended, w.expected = true, expect
+	w.appended = true
 }
 
 // applied brings an acknowledged record into the index, for reads after this

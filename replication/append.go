@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -84,9 +85,27 @@ func (l *Log) appended(m *nats.Msg, err error, key string, expect Expectation) (
 	}
 	seq, err := l.parseAck(m.Data)
 	if errors.Is(err, ErrWrongRevision) {
-		return 0, &WrongRevisionError{Key: key, Expected: expect.Revision}
+		n := refusedAt(err)
+		if n != 0 && n < expect.Revision {
+			return 0, fmt.Errorf("replication: %w: refused by a server that has only revision %d of %.64q", ErrUncertain, n, key)
+		}
+		return 0, &WrongRevisionError{Key: key, Expected: expect.Revision, Actual: n}
 	}
 	return seq, err
+}
+
+// refusedAt is the revision that a key has where an expectation of it failed, as
+// far as the server says it. If it is below what was expected the server is behind,
+// a leader that was deposed and does not know it yet; the one that leads may have
+// taken the record, and answers second.
+func refusedAt(err error) uint64 {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if !ok {
+		return 0
+	}
+	_, digits, _ := strings.Cut(api.Description, "sequence: ")
+	n, _ := strconv.ParseUint(digits, 10, 64) // 0: it does not say
+	return n
 }
 
 // notAppended tells a request that nobody got from one without an answer.

@@ -42,6 +42,7 @@ var ErrUncertain = errors.New("no answer from the log; the write may have happen
 type WrongRevisionError struct {
 	Key      string
 	Expected uint64
+	Actual   uint64 // 0: the server does not say
 }
 
 func (e *WrongRevisionError) Error() string {

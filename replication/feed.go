@@ -43,6 +43,7 @@ type Feed struct {
 	askedAt time.Time // when the view that is awaited was asked for
 	viewed  bool      // a view has come since the last tick
 	silent  int       // ticks in a row without a view, or without a sign of the tap
+	past    time.Time // since when views tell of a log that ends before what was delivered; zero: they do not
 
 	applied atomic.Uint64 // cursor.at.Sequence, after the replica has applied it
 	head    atomic.Uint64
@@ -103,9 +104,13 @@ var errAgain = errors.New("follow again")
 
 // attach looks at the log, decides where to follow from and starts to.
 func (f *Feed) attach(ctx context.Context) (*tap, error) {
+	head := f.head.Load() // known of, also where reading the log anew has just begun
 	view, err := f.log.view(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !f.believe(view, head) {
+		return nil, fmt.Errorf("replication: %w: the leader is behind the replica", ErrUnavailable)
 	}
 	what, why := f.cursor.attach(view)
 	if f.restart != "" {
@@ -125,16 +130,56 @@ func (f *Feed) attach(ctx context.Context) (*tap, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.silent, f.viewed = 0, true
-	f.note(view.Last)
-	if f.cursor.following(t.pending) {
-		f.replica.Sweep(f.cursor.epoch)
+	if err := f.begun(ctx, t, view); err != nil {
+		t.close()
+		return nil, err
 	}
 	f.publish()
 	f.settle()
 	f.setAttached()
 	f.ask(t)
 	return t, nil
+}
+
+// begun notes that the log is followed. A consumer that has nothing to deliver is at
+// the end of the log, or it is on a server that has yet to catch up: the leader
+// knows.
+func (f *Feed) begun(ctx context.Context, t *tap, view View) error {
+	pending := t.pending
+	if at := f.cursor.at.Sequence; pending == 0 && at < view.Last {
+		_, err := f.log.nextFrom(ctx, at+1)
+		switch {
+		case err == nil:
+			pending = 1
+		case !errors.Is(err, ErrNoRecord):
+			return err
+		}
+	}
+	f.silent, f.viewed = 0, true
+	f.note(view.Last)
+	if f.cursor.following(pending) {
+		f.replica.Sweep(f.cursor.epoch)
+	}
+	return nil
+}
+
+// deposed is how long a leader that has lost its followers can go on answering as
+// if it led: the server lets 10 s pass.
+const deposed = 15 * time.Second
+
+// believe tells whether a view can be what it says, when the replica was at a
+// sequence. Of a replicated log a leader
+// that was deposed, and does not know it yet, tells the past; that is no rollback,
+// unless it stays so.
+func (f *Feed) believe(v View, at uint64) bool {
+	if v.Replicas <= 1 || v.Incarnation != f.cursor.at.Incarnation || v.Last >= at {
+		f.past = time.Time{}
+		return true
+	}
+	if f.past.IsZero() {
+		f.past = time.Now()
+	}
+	return time.Since(f.past) > deposed
 }
 
 func (f *Feed) begin(view View, why string) {
@@ -163,6 +208,11 @@ func (f *Feed) recognise(ctx context.Context, view View) (what verdict, why stri
 		} else if v == resync {
 			return resync, "the log has lost or changed records", 1, nil
 		}
+	}
+	if view.Replicas > 1 {
+		// All that was delivered last has been replaced since, by what is still to
+		// come. On one server that can hide a rollback; a quorum does not forget.
+		return inStep, "", f.cursor.at.Sequence + 1, nil
 	}
 	return resync, "the log cannot be recognised", 1, nil
 }
@@ -311,6 +361,9 @@ func (f *Feed) view(m *nats.Msg) error {
 	view, err := f.log.parseView(m.Data)
 	if err != nil {
 		return err
+	}
+	if !f.believe(view, f.cursor.asked.sequence) {
+		return nil
 	}
 	f.note(view.Last)
 	switch what, why := f.cursor.inspect(view); what {

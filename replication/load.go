@@ -43,6 +43,19 @@ func (l *Log) lastOf(ctx context.Context, subject string) (Message, error) {
 	return l.loadLeader(ctx, query)
 }
 
+// nextFrom returns the first record of the stream at a sequence or behind it, as
+// the leader has it, or ErrNoRecord when there is none.
+func (l *Log) nextFrom(ctx context.Context, seq uint64) (Message, error) {
+	query, err := json.Marshal(struct {
+		Seq  uint64 `json:"seq"`
+		Next string `json:"next_by_subj"`
+	}{seq, ">"})
+	if err != nil {
+		return Message{}, err
+	}
+	return l.loadLeader(ctx, query)
+}
+
 func (l *Log) loadDirect(ctx context.Context, query []byte) (Message, error) {
 	m, err := l.requests.do(ctx, "$JS.API.DIRECT.GET."+l.stream, nil, query)
 	if err != nil {

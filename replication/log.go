@@ -77,6 +77,7 @@ type limits struct {
 	ttl      bool
 	direct   bool
 	batch    bool          // it takes fast-ingest batches
+	copies   bool          // it is replicated
 	history  bool          // it keeps more than one record of a subject
 	maxValue int64         // what a record can hold, also by the server's limit
 	maxAge   time.Duration // 0: none
@@ -145,6 +146,10 @@ func (l *Log) maxValue(c jetstream.StreamConfig) int64 {
 	}
 	return max(most, 0)
 }
+
+// Replicated tells whether the log has copies. A leader of such a log can be
+// deposed and not know it yet: for some seconds it answers from the past.
+func (l *Log) Replicated() bool { return l.limits.Load().copies }
 
 // CanExpire tells whether records can have a TTL: a property of the stream.
 func (l *Log) CanExpire() bool { return l.limits.Load().ttl }
@@ -245,7 +250,7 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 		return refuse("is sealed")
 	}
 	l.limits.Store(&limits{
-		ttl: c.AllowMsgTTL, direct: c.AllowDirect, batch: c.AllowBatchPublish, history: c.MaxMsgsPerSubject != 1,
+		ttl: c.AllowMsgTTL, direct: c.AllowDirect, batch: c.AllowBatchPublish, history: c.MaxMsgsPerSubject != 1, copies: c.Replicas > 1,
 		maxValue: l.maxValue(c), maxAge: c.MaxAge,
 	})
 	return nil
@@ -256,6 +261,7 @@ type View struct {
 	Incarnation Incarnation
 	Last        uint64    // sequence
 	Subjects    int       // that hold a record
+	Replicas    int       // of the stream: whether a server can answer that leads no more
 	Taken       time.Time // by the server's clock
 }
 
@@ -292,6 +298,7 @@ func (l *Log) parseView(data []byte) (View, error) {
 		Incarnation: incarnation(&reply.StreamInfo),
 		Last:        reply.State.LastSeq,
 		Subjects:    int(reply.State.NumSubjects), // a count of things in memory
+		Replicas:    reply.Config.Replicas,
 		Taken:       reply.TimeStamp,
 	}, nil
 }

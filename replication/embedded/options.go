@@ -56,6 +56,10 @@ type Options struct {
 	// to send more. 0: DefaultMaxPayload.
 	MaxPayload int32
 
+	// SyncAlways has every message of a file stream fsynced before its acknowledgement. Messages that are published at
+	// the same time are synced one after the other; those of one atomic batch together.
+	SyncAlways bool
+
 	// Logger gets what the server says: its notices at Debug, its warnings at Warn, its errors at Error. Its handler
 	// runs inside the server, sometimes under the server's locks: it must not call the Server. nil: discard.
 	Logger *slog.Logger
@@ -113,6 +117,7 @@ func (o Options) serverOptions(storeDir string) *server.Options {
 		StoreDir:               storeDir,
 		JetStreamMaxMemory:     o.MaxMemory,
 		JetStreamMaxStore:      o.MaxStore,
+		SyncAlways:             o.SyncAlways,
 		DisableJetStreamBanner: true,
 
 		MaxPayload: o.MaxPayload,

@@ -30,7 +30,9 @@ func newBackend(ctx context.Context, namespace string, opts *Options) (*backend,
 		conn, end, err := dial(ctx, opts.URL, namespace)
 		return &backend{conn: conn, end: end}, err
 	}
-	server, err := embedded.Start(ctx, embedded.Options{Dir: opts.Dir, Logger: opts.Logger})
+	server, err := embedded.Start(ctx, embedded.Options{
+		Dir: opts.Dir, SyncAlways: opts.Durability == SurvivePowerLoss, Logger: opts.Logger,
+	})
 	if interrupted, ok := errors.AsType[*embedded.InterruptedError](err); ok {
 		return nil, fmt.Errorf("kvstore: %w: %w", ErrUnavailable, interrupted)
 	}

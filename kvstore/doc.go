@@ -28,9 +28,10 @@
 //
 // An acknowledged write is in the log. With Dir it has been written to the
 // file system: it survives the death of the process (TestKill9), and, since it
-// is synced only every two minutes, not always a power failure. Without any
+// is synced only every two minutes, not always a power failure. With
+// SurvivePowerLoss it has been synced too (TestSyncedBeforeAck). Without any
 // option the log is gone with the Store. With URL and Conn it is as durable as
-// the server.
+// the server, which does not tell; Status has what the stream tells.
 //
 // # Expiry
 //
@@ -90,5 +91,5 @@
 // load.go are the way of a read, put.go, change.go (what to write, decided without
 // effects) and write.go (how to get it written) the way of a write, and bulk.go
 // that of many. expire.go, list.go and watch.go use the index. view.go decodes.
-// store.go and backend.go open and close.
+// store.go and backend.go open and close. durability.go is what a write survives.
 package kvstore

@@ -19,6 +19,8 @@ type Store struct {
 	index   *index
 	cache   *cache
 	flights flights
+	own     bool       // the server
+	level   Durability // of the server, if it is ours
 	stats   stats
 
 	ctx    context.Context // ends with Close
@@ -82,7 +84,7 @@ func open(ctx context.Context, b *backend, namespace string, opts *Options) (*St
 	}
 	c := newCache(opts.CacheBytes)
 	s := &Store{
-		backend: b, log: l, index: newIndex(c), cache: c,
+		backend: b, log: l, index: newIndex(c), cache: c, own: b.server != nil, level: opts.Durability,
 		done: make(chan struct{}), gone: make(chan struct{}),
 		stats: stats{hits: xsync.NewCounter(), absent: xsync.NewCounter()},
 	}

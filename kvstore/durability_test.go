@@ -293,3 +293,21 @@ func TestStatusDurability(t *testing.T) {
 		}
 	}
 }
+
+func TestPutAllSynced(t *testing.T) {
+	s := opened(t, "test", kvstore.Options{Dir: t.TempDir(), Durability: kvstore.SurvivePowerLoss})
+	const keys = 3000
+	n, err := s.PutAll(t.Context(), func(yield func(kvstore.Pair) bool) {
+		for i := range 2 * keys { // each key twice
+			if !yield(kvstore.Pair{Key: fmt.Sprint("key", i%keys), Value: []byte(fmt.Sprint(i))}) {
+				return
+			}
+		}
+	})
+	if err != nil || n != 2*keys {
+		t.Fatalf("%d, %v", n, err)
+	}
+	for i := range keys {
+		wantText(t, s, fmt.Sprint("key", i), fmt.Sprint(keys+i))
+	}
+}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
@@ -39,6 +41,8 @@ type group struct {
 	queue  []*member
 	flying int // requests under way
 	closed bool
+	flock  int           // so many are likely to wait soon: those of the last batch come again; 0: send what there is
+	pause  time.Duration // how long flock is worth waiting for
 }
 
 // member is one append that waits for others.
@@ -48,7 +52,8 @@ type member struct {
 	data    []byte
 	expect  Expectation
 	done    func(revision uint64, err error) // called once, without a lock
-	refused error                            // of the batch that it was in
+	alone   bool                             // it was in a batch that was refused, perhaps because of it
+	again   bool                             // it was in a batch that was refused because of another
 
 	// Guarded by group.mu:
 	sent bool
@@ -59,6 +64,7 @@ const (
 	groupLeast    = 12      // members of a batch: below that its staging costs more than it saves
 	groupMost     = 1000    // the server's limit (streamDefaultMaxAtomicBatchSize)
 	groupMaxBytes = 8 << 20 // of a batch, unless it is a single member's
+	assembleShare = 8       // of the time that a batch took is what the next one may wait for its members
 	headerBatchID = "Nats-Batch-Id"
 	headerSeq     = "Nats-Batch-Sequence"
 	headerCommit  = "Nats-Batch-Commit"
@@ -175,7 +181,7 @@ func (g *group) join(key string, header nats.Header, value []byte, expect Expect
 		return nil, errGroupClosed
 	}
 	g.queue = append(g.queue, m)
-	if g.flying == 0 {
+	if g.flying == 0 && len(g.queue) >= g.flock {
 		g.look()
 	}
 	return m, nil
@@ -200,6 +206,7 @@ func (g *group) run() {
 		case <-g.quit:
 			return
 		}
+		g.assemble()
 		for {
 			members, batch := g.next()
 			if len(members) == 0 {
@@ -210,6 +217,40 @@ func (g *group) run() {
 			}
 		}
 	}
+}
+
+// assemble waits a little for those of the last batch, who have just got their
+// answers. If it did not, writers that write again and again would fall into two
+// halves that wait for each other, and batches be half as large.
+func (g *group) assemble() {
+	g.mu.Lock()
+	pause := g.pause
+	g.mu.Unlock()
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for !g.assembled() {
+		select {
+		case <-g.wake:
+		case <-timer.C:
+			g.dismiss()
+			return
+		case <-g.quit:
+			return
+		}
+	}
+	g.dismiss()
+}
+
+func (g *group) assembled() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.queue) >= g.flock
+}
+
+func (g *group) dismiss() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.flock, g.pause = 0, 0
 }
 
 // next takes what can be sent now off the queue. batch: as one, and one request
@@ -238,19 +279,21 @@ func (g *group) next() (members []*member, batch bool) {
 
 // cut divides a queue into the members of one batch and the others. The order of
 // those of one key stays. One with an expectation cannot be in a batch behind
-// another of its key: the server refuses that.
+// another of its key: the server refuses that. Nor can it be in one with those
+// that an expectation has made wait already, which are the first in the queue.
 func cut(queue []*member) (members, rest []*member) {
-	size, taken, held := 0, make(map[string]bool), make(map[string]bool)
+	size, taken, held, plain := 0, make(map[string]bool), make(map[string]bool), false
 	for i, m := range queue {
 		if len(members) == groupMost || size+len(m.data) > groupMaxBytes {
 			return members, append(rest, queue[i:]...)
 		}
 		switch {
 		case m.left:
-		case m.refused != nil, held[m.key], m.expect.Set && taken[m.key]:
+		case m.alone, held[m.key], m.expect.Set && (plain || taken[m.key]):
 			held[m.key] = true
 			rest = append(rest, m)
 		default:
+			plain = plain || m.again
 			taken[m.key] = true
 			size += len(m.data)
 			members = append(members, m)
@@ -265,7 +308,7 @@ func cutEach(queue []*member) (members, rest []*member) {
 	for _, m := range queue {
 		switch {
 		case m.left:
-		case m.refused != nil || len(members) < groupLeast:
+		case m.alone || len(members) < groupLeast:
 			members = append(members, m)
 		default:
 			rest = append(rest, m)
@@ -291,7 +334,7 @@ func (g *group) sendEach(members []*member) {
 // sendBatch sends members as one atomic batch. If it returns false the log has
 // not got the end of it, and writes nothing; each has a request under way now.
 func (g *group) sendBatch(members []*member) bool {
-	id := nuid.Next()
+	id, begun := nuid.Next(), time.Now()
 	last := len(members) - 1
 	for i, m := range members[:last] {
 		msg := nats.Msg{Subject: g.log.prefix + codec.Subject(m.key), Header: batchHeader(m, id, i), Data: m.data}
@@ -302,7 +345,10 @@ func (g *group) sendBatch(members []*member) bool {
 	header := batchHeader(members[last], id, last)
 	header[headerCommit] = []string{"1"}
 	err := g.log.requests.start(g.log.prefix+codec.Subject(members[last].key), header, members[last].data,
-		func(answer *nats.Msg, err error) { g.answered(members, id, answer, err) })
+		func(answer *nats.Msg, err error) {
+			g.expectAgain(len(members), time.Since(begun)/assembleShare)
+			g.answered(members, id, answer, err)
+		})
 	if err != nil {
 		return g.notSent(members)
 	}
@@ -314,6 +360,13 @@ func (g *group) notSent(members []*member) bool {
 	defer g.mu.Unlock()
 	g.flying += len(members) - 1
 	return false
+}
+
+// expectAgain has the next batch wait for a pause until so many more wait.
+func (g *group) expectAgain(n int, pause time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.flock, g.pause = min(len(g.queue)+n, groupMost), pause
 }
 
 func batchHeader(m *member, id string, i int) nats.Header {
@@ -373,18 +426,12 @@ func (l *Log) parseBatchAck(data []byte, id string, n uint64) (uint64, error) {
 // others. Where an expectation has failed, those that have none can share a
 // batch again.
 func (g *group) again(members []*member, err error) {
-	var expecting int
-	for _, m := range members {
-		if m.expect.Set {
-			expecting++
-		}
-	}
+	expecting := slices.ContainsFunc(members, func(m *member) bool { return m.expect.Set })
 	g.mu.Lock()
 	for _, m := range members {
 		m.sent = false
-		if m.expect.Set || expecting == 0 || !errors.Is(err, ErrWrongRevision) {
-			m.refused = err
-		}
+		m.again = !m.expect.Set && expecting && errors.Is(err, ErrWrongRevision)
+		m.alone = !m.again
 	}
 	closed := g.closed
 	if !closed {

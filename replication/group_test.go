@@ -37,8 +37,8 @@ type outcome struct {
 // what is appended meanwhile waits.
 func gather(t testing.TB, l *Log) (release func()) {
 	t.Helper()
-	if !l.group.takeOff() {
-		t.Fatal("something is under way")
+	for !l.group.takeOff() {
+		time.Sleep(time.Millisecond)
 	}
 	return l.group.landed
 }
@@ -274,6 +274,40 @@ func TestGroupNoSpace(t *testing.T) {
 	}
 }
 
+// Those who do not wait for each answer share syncs too, and those of one key
+// keep their order.
+func TestGroupSend(t *testing.T) {
+	l, nc, _ := syncedLog(t)
+	if l.CanIngest() {
+		t.Error("runs, which are synced record by record, are offered")
+	}
+	const keys, times = 100, 5
+	var wg sync.WaitGroup
+	var last [keys]atomic.Uint64
+	for i := range keys * times {
+		key := i % keys
+		wg.Add(1)
+		err := l.Send(fmt.Sprint("key", key), codec.Record{Value: []byte(fmt.Sprint(i / keys))}, Expectation{}, func(revision uint64, err error) {
+			defer wg.Done()
+			if before := last[key].Swap(revision); err != nil || revision <= before {
+				t.Errorf("write %d of key%d is at %d, the one before at %d: %v", i/keys, key, revision, before, err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+	batches := make(map[string]bool)
+	for key := range keys {
+		holds(t, l, fmt.Sprint("key", key), fmt.Sprint(times-1), last[key].Load())
+		batches[batchOf(t, nc, fmt.Sprint("key", key))] = true
+	}
+	if t.Logf("the last %d records came in %d batches", keys, len(batches)); batches[""] || len(batches) > keys/groupLeast {
+		t.Error("they were not sent together")
+	}
+}
+
 func TestGroupTTL(t *testing.T) {
 	kvstoretest.Run(t, func(t *testing.T) {
 		l, _, _ := syncedLog(t)
@@ -475,7 +509,8 @@ func TestCut(t *testing.T) {
 	plain := func(key string) *member { return &member{key: key} }
 	expecting := func(key string) *member { return &member{key: key, expect: Expectation{Set: true}} }
 	large := func(key string) *member { return &member{key: key, data: make([]byte, groupMaxBytes)} }
-	again := func(m *member) *member { m.refused = ErrWrongRevision; return m }
+	alone := func(m *member) *member { m.alone = true; return m }
+	again := func(m *member) *member { m.again = true; return m }
 	gone := func(m *member) *member { m.left = true; return m }
 	for _, test := range []struct {
 		name    string
@@ -488,7 +523,8 @@ func TestCut(t *testing.T) {
 		{"one key, again and again", []*member{plain("a"), plain("a"), plain("a")}, []int{0, 1, 2}, nil},
 		{"a condition first", []*member{expecting("a"), plain("a")}, []int{0, 1}, nil},
 		{"a condition behind", []*member{plain("a"), expecting("a"), plain("a"), plain("b")}, []int{0, 3}, []int{1, 2}},
-		{"refused before", []*member{again(expecting("a")), plain("a"), plain("b")}, []int{2}, []int{0, 1}},
+		{"refused before", []*member{alone(expecting("a")), plain("a"), plain("b")}, []int{2}, []int{0, 1}},
+		{"refused because of another", []*member{again(plain("a")), expecting("b"), plain("b"), plain("c")}, []int{0, 3}, []int{1, 2}},
 		{"left", []*member{gone(plain("a")), plain("b")}, []int{1}, nil},
 		{"large", []*member{plain("a"), large("b"), large("c"), plain("d")}, []int{0, 1}, []int{2, 3}},
 		{"larger", []*member{{key: "a", data: make([]byte, groupMaxBytes+1)}, plain("b")}, nil, []int{0, 1}},

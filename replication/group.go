@@ -47,13 +47,13 @@ type group struct {
 
 // member is one append that waits for others.
 type member struct {
-	key     string
-	header  nats.Header
-	data    []byte
-	expect  Expectation
-	done    func(revision uint64, err error) // called once, without a lock
-	alone   bool                             // it was in a batch that was refused, perhaps because of it
-	again   bool                             // it was in a batch that was refused because of another
+	key    string
+	header nats.Header
+	data   []byte
+	expect Expectation
+	done   func(revision uint64, err error) // called once, without a lock
+	alone  bool                             // it was in a batch that was refused, perhaps because of it
+	again  bool                             // it was in a batch that was refused because of another
 
 	// Guarded by group.mu:
 	sent bool

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -248,26 +249,32 @@ func (d *disk) returned(thread, line string) {
 }
 
 func TestStatusDurability(t *testing.T) {
-	server, err := embedded.Start(t.Context(), embedded.Options{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
+	makeAsync := func(dir string) *embedded.Server {
+		server, err := embedded.Start(t.Context(), embedded.Options{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := connectTo(t, server)
+		js, err := jetstream.New(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
+			Name: "KV_async", Subjects: []string{"$KV.async.>"}, MaxMsgsPerSubject: 1, AllowDirect: true,
+			PersistMode: jetstream.AsyncPersistMode,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return server
 	}
+	server := makeAsync(t.TempDir())
 	t.Cleanup(func() { _ = server.Shutdown() })
-	conn, err := server.Connect()
-	if err != nil {
+	conn := connectTo(t, server)
+	dir := t.TempDir()
+	if err := makeAsync(dir).Shutdown(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: "KV_async", Subjects: []string{"$KV.async.>"}, MaxMsgsPerSubject: 1, AllowDirect: true,
-		PersistMode: jetstream.AsyncPersistMode,
-	}); err != nil {
-		t.Fatal(err)
-	}
+	unknown := kvstore.DurabilityStatus{Async: true, Replicas: 1}
 	for _, test := range []struct {
 		namespace string
 		opts      kvstore.Options
@@ -283,7 +290,11 @@ func TestStatusDurability(t *testing.T) {
 		{"test", kvstore.Options{Conn: conn}, kvstore.DurabilityStatus{Replicas: 1}, "unknown (file, replicas: 1)"},
 		{"memory", kvstore.Options{Conn: conn, Memory: true}, kvstore.DurabilityStatus{Memory: true, Replicas: 1}, "unknown (memory, replicas: 1)"},
 		{
-			"async", kvstore.Options{Conn: conn}, kvstore.DurabilityStatus{Async: true, Replicas: 1},
+			"async", kvstore.Options{Conn: conn}, unknown,
+			"unknown (file, written after the acknowledgement, replicas: 1)",
+		},
+		{
+			"async", kvstore.Options{Dir: dir}, unknown, // the server is ours, and cannot keep what it promises
 			"unknown (file, written after the acknowledgement, replicas: 1)",
 		},
 	} {
@@ -292,6 +303,16 @@ func TestStatusDurability(t *testing.T) {
 			t.Errorf("%+v: %+v, %q", test.opts, got, got)
 		}
 	}
+}
+
+func connectTo(t *testing.T, server *embedded.Server) *nats.Conn {
+	t.Helper()
+	conn, err := server.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
 }
 
 func TestPutAllSynced(t *testing.T) {

@@ -284,10 +284,12 @@ func TestGroupSend(t *testing.T) {
 	const keys, times = 100, 5
 	var wg sync.WaitGroup
 	var last [keys]atomic.Uint64
+	var value []byte // used again, as it is not kept
 	for i := range keys * times {
 		key := i % keys
 		wg.Add(1)
-		err := l.Send(fmt.Sprint("key", key), codec.Record{Value: []byte(fmt.Sprint(i / keys))}, Expectation{}, func(revision uint64, err error) {
+		value = fmt.Append(value[:0], i/keys)
+		err := l.Send(fmt.Sprint("key", key), codec.Record{Value: value}, Expectation{}, func(revision uint64, err error) {
 			defer wg.Done()
 			if before := last[key].Swap(revision); err != nil || revision <= before {
 				t.Errorf("write %d of key%d is at %d, the one before at %d: %v", i/keys, key, revision, before, err)
@@ -297,6 +299,7 @@ func TestGroupSend(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	copy(value, "X")
 	wg.Wait()
 	batches := make(map[string]bool)
 	for key := range keys {
@@ -354,6 +357,33 @@ func TestGroupCutConnections(t *testing.T) {
 	w.cut()
 	checkOutcomes(t, l, outcomes)
 	t.Log(w.count(), "cuts")
+}
+
+// A batch whose answer is lost is uncertain, and not sent again.
+func TestGroupAnswerLost(t *testing.T) {
+	server := startServer(t, embedded.Options{Dir: t.TempDir(), SyncAlways: true})
+	w := &wire{to: server}
+	l := openLog(t, w.tough(t), "test", Config{Synced: true})
+	other := openLog(t, connect(t, server), "test", Config{})
+	release := gather(t, l)
+	var all []<-chan outcome
+	for i := range groupLeast {
+		all = append(all, begin(t.Context(), t, l, fmt.Sprint("key", i), codec.Record{}, Expectation{Set: true}))
+	}
+	w.deafen()
+	release()
+	for errors.Is(lastSoon(t, other, "key0"), ErrNoRecord) {
+		time.Sleep(time.Millisecond)
+	}
+	w.cut()
+	for i, done := range all {
+		if o := <-done; !errors.Is(o.err, ErrUncertain) || errors.Is(o.err, ErrUnavailable) {
+			t.Errorf("the error is %v", o.err)
+		}
+		if err := lastSoon(t, other, fmt.Sprint("key", i)); err != nil {
+			t.Errorf("key%d: %v", i, err)
+		}
+	}
 }
 
 func checkOutcomes(t *testing.T, l *Log, outcomes [][]error) {

@@ -284,13 +284,17 @@ func TestStatusDurability(t *testing.T) {
 		{"test", kvstore.Options{}, kvstore.DurabilityStatus{Known: true, Memory: true, Replicas: 1}, "memory"},
 		{"test", kvstore.Options{Dir: t.TempDir()}, kvstore.DurabilityStatus{Known: true, Replicas: 1}, "SurviveCrash"},
 		{
-			"test", kvstore.Options{Dir: t.TempDir(), Durability: kvstore.SurvivePowerLoss},
-			kvstore.DurabilityStatus{Known: true, Level: kvstore.SurvivePowerLoss, Replicas: 1}, "SurvivePowerLoss",
+			"test",
+			kvstore.Options{Dir: t.TempDir(), Durability: kvstore.SurvivePowerLoss},
+			kvstore.DurabilityStatus{Known: true, Level: kvstore.SurvivePowerLoss, Replicas: 1},
+			"SurvivePowerLoss",
 		},
 		{"test", kvstore.Options{Conn: conn}, kvstore.DurabilityStatus{Replicas: 1}, "unknown (file, replicas: 1)"},
 		{"memory", kvstore.Options{Conn: conn, Memory: true}, kvstore.DurabilityStatus{Memory: true, Replicas: 1}, "unknown (memory, replicas: 1)"},
 		{
-			"async", kvstore.Options{Conn: conn}, unknown,
+			"async",
+			kvstore.Options{Conn: conn},
+			unknown,
 			"unknown (file, written after the acknowledgement, replicas: 1)",
 		},
 		{

@@ -43,6 +43,8 @@ type group struct {
 	closed bool
 	flock  int           // so many are likely to wait soon: those of the last batch come again; 0: send what there is
 	pause  time.Duration // how long flock is worth waiting for
+
+	assembling bool // the goroutine waits for flock, and needs not be told of fewer
 }
 
 // member is one append that waits for others.
@@ -181,7 +183,7 @@ func (g *group) join(key string, header nats.Header, value []byte, expect Expect
 		return nil, errGroupClosed
 	}
 	g.queue = append(g.queue, m)
-	if g.flying == 0 && len(g.queue) >= g.flock {
+	if g.flying == 0 && (!g.assembling || len(g.queue) >= g.flock) {
 		g.look()
 	}
 	return m, nil
@@ -225,20 +227,20 @@ func (g *group) run() {
 func (g *group) assemble() {
 	g.mu.Lock()
 	pause := g.pause
+	g.assembling = true
 	g.mu.Unlock()
+	defer g.dismiss()
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for !g.assembled() {
 		select {
 		case <-g.wake:
 		case <-timer.C:
-			g.dismiss()
 			return
 		case <-g.quit:
 			return
 		}
 	}
-	g.dismiss()
 }
 
 func (g *group) assembled() bool {
@@ -250,7 +252,7 @@ func (g *group) assembled() bool {
 func (g *group) dismiss() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.flock, g.pause = 0, 0
+	g.flock, g.pause, g.assembling = 0, 0, false
 }
 
 // next takes what can be sent now off the queue. batch: as one, and one request

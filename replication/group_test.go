@@ -187,6 +187,27 @@ func increment(t testing.TB, l *Log) bool {
 	return err == nil
 }
 
+// Who comes when the last request has just landed, and those of the last batch do
+// not come again, is sent nevertheless.
+func TestGroupLatecomer(t *testing.T) {
+	l, _, _ := syncedLog(t)
+	g := l.group
+	g.expectAgain(64, time.Millisecond)
+	done := make(chan outcome, 1)
+	if _, err := g.join("key", nil, []byte("x"), Expectation{}, func(revision uint64, err error) { done <- outcome{revision, err} }); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case o := <-done:
+		if o.err != nil {
+			t.Error(o.err)
+		}
+		holds(t, l, "key", "x", o.revision)
+	case <-time.After(10 * time.Second):
+		t.Fatal("it was forgotten")
+	}
+}
+
 // A condition that fails is nobody else's business.
 func TestGroupRefused(t *testing.T) {
 	l, nc, _ := syncedLog(t)

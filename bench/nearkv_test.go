@@ -20,7 +20,12 @@ type server interface {
 // startServer starts a server in this process: in memory, or in dir.
 func startServer(b *testing.B, dir string) *embedded.Server {
 	b.Helper()
-	server, err := embedded.Start(context.Background(), embedded.Options{Dir: dir})
+	return startServerWith(b, embedded.Options{Dir: dir})
+}
+
+func startServerWith(b *testing.B, opts embedded.Options) *embedded.Server {
+	b.Helper()
+	server, err := embedded.Start(context.Background(), opts)
 	if err != nil {
 		b.Fatal(err)
 	}

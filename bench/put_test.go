@@ -58,7 +58,11 @@ func putNearKV(b *testing.B, dir string, ttl time.Duration) putFunc {
 }
 
 func publish(b *testing.B, dir string, ttl time.Duration, followed bool) putFunc {
-	server := startServer(b, dir)
+	return publishTo(b, startServer(b, dir), ttl, followed)
+}
+
+func publishTo(b *testing.B, server server, ttl time.Duration, followed bool) putFunc {
+	b.Helper()
 	makeNamespace(b, server, dataset{}) // openStream copies its configuration
 	js := newJetStream(b, connect(b, server))
 	stream := makeStream(b, js)

@@ -34,7 +34,8 @@ func newBackend(ctx context.Context, namespace string, opts *Options) (*backend,
 		return &backend{conn: conn, end: end}, err
 	}
 	member, err := embedded.Join(ctx, embedded.Options{
-		Dir: opts.Dir, Exclusive: opts.Exclusive, Cluster: opts.Cluster, Logger: opts.Logger,
+		Dir: opts.Dir, Exclusive: opts.Exclusive, Cluster: opts.Cluster,
+		SyncAlways: opts.Durability == SurvivePowerLoss, Logger: opts.Logger,
 	})
 	if ctx.Err() != nil && err != nil {
 		return nil, fmt.Errorf("kvstore: %w: %w", ErrUnavailable, err)

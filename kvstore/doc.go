@@ -30,11 +30,12 @@
 //
 // An acknowledged write is in the log. With Dir it has been written to the
 // file system: it survives the death of the process (TestKill9), and, since it
-// is synced only every two minutes, not always a power failure. Without any
+// is synced only every two minutes, not always a power failure. With
+// SurvivePowerLoss it has been synced too (TestSyncedBeforeAck). Without any
 // option the log is gone with the Store. When one of several processes that
 // share a Dir dies, the others go on with every acknowledged write
-// (TestShareKill9). With URL and Conn it is as durable as
-// the server.
+// (TestShareKill9). With URL and Conn it is as durable as the server, which does
+// not tell; Status has what the stream tells.
 //
 // # Expiry
 //
@@ -94,6 +95,6 @@
 // load.go are the way of a read, put.go, change.go (what to write, decided without
 // effects) and write.go (how to get it written) the way of a write, and bulk.go
 // that of many. expire.go, list.go and watch.go use the index. view.go decodes.
-// store.go and backend.go open and close; disk.go knows
-// whether the disk of a Dir takes anything.
+// store.go and backend.go open and close; disk.go knows whether the disk of a Dir
+// takes anything, and durability.go is what a write survives.
 package kvstore

@@ -46,6 +46,8 @@ const (
 	historyUnknown  historyOutcome = "unknown"  // it may have happened, and may yet
 	historyRefused  historyOutcome = "not done" // it has not happened and will not
 
+	historyNamespace = "history"
+
 	historyKeys    = 5
 	historyWorkers = 2 // of each Store
 	historyTimeout = 2 * time.Second

@@ -39,6 +39,7 @@ var roles = map[string]func(args string) error{
 	"writer":   playWriter,
 	"fleet":    playFleet,
 	"disk":     playDisk,
+	"durable":  playDurable,
 }
 
 func TestMain(m *testing.M) {
@@ -108,14 +109,16 @@ type child struct {
 	stderr bytes.Buffer // to be read after Wait
 }
 
-// startRole starts a process. It is gone when the test is.
-func startRole(t *testing.T, role, args string) *child {
+// startRole starts a process. It is gone when the test is. The words of under
+// are a command that runs it.
+func startRole(t *testing.T, role, args string, under ...string) *child {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &child{cmd: exec.Command(exe)}
+	under = append(under, exe)
+	c := &child{cmd: exec.Command(under[0], under[1:]...)}
 	c.cmd.Env = append(os.Environ(), roleEnv+"="+role, argsEnv+"="+args)
 	c.cmd.Stderr = &c.stderr
 	out, err := c.cmd.StdoutPipe()

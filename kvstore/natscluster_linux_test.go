@@ -120,8 +120,8 @@ func (c *natsCluster) part(i int, parted bool) {
 	}
 }
 
-// leader returns who leads the stream of a namespace.
-func (c *natsCluster) leader(namespace string) int {
+// leader returns who leads the stream.
+func (c *natsCluster) leader() int {
 	c.t.Helper()
 	var last error
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -131,7 +131,7 @@ func (c *natsCluster) leader(namespace string) int {
 				last = err
 				continue
 			}
-			name, err := leaderOf(nc, namespace)
+			name, err := leaderOf(nc)
 			nc.Close()
 			last = err
 			for l := range natsServers {
@@ -141,16 +141,16 @@ func (c *natsCluster) leader(namespace string) int {
 			}
 		}
 	}
-	c.t.Fatalf("nobody leads %s: %v", namespace, last)
+	c.t.Fatalf("nobody leads: %v", last)
 	return 0
 }
 
-func leaderOf(nc *nats.Conn, namespace string) (string, error) {
+func leaderOf(nc *nats.Conn) (string, error) {
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Second))
 	if err != nil {
 		return "", err
 	}
-	s, err := js.Stream(context.Background(), "KV_"+namespace)
+	s, err := js.Stream(context.Background(), "KV_"+historyNamespace)
 	if err != nil {
 		return "", err
 	}

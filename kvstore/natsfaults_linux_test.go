@@ -22,7 +22,7 @@ func TestNATSCluster(t *testing.T) {
 	}
 	faults := envInt(t, "NEARKV_NATS_FAULTS", 1)
 	c := startNATSCluster(t)
-	stores := c.open("history")
+	stores := c.open()
 	h := newHistory(t, stores)
 	var replays []*replay
 	for _, s := range stores {
@@ -52,7 +52,7 @@ func TestNATSCluster(t *testing.T) {
 }
 
 // open opens a Store on each server.
-func (c *natsCluster) open(namespace string) []*kvstore.Store {
+func (c *natsCluster) open() []*kvstore.Store {
 	c.t.Helper()
 	stores := make([]*kvstore.Store, natsServers)
 	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute) // this is a hang
@@ -60,7 +60,7 @@ func (c *natsCluster) open(namespace string) []*kvstore.Store {
 	var all errgroup.Group
 	for i := range stores {
 		all.Go(func() (err error) {
-			stores[i], err = kvstore.Open(ctx, namespace, kvstore.Options{URL: c.url(i), Replicas: natsServers})
+			stores[i], err = kvstore.Open(ctx, historyNamespace, kvstore.Options{URL: c.url(i), Replicas: natsServers})
 			return err
 		})
 	}
@@ -94,7 +94,7 @@ func (c *natsCluster) progress(h *history, stores ...int) {
 func (c *natsCluster) killLeader(h *history) {
 	c.t.Helper()
 	c.progress(h, 0, 1, 2)
-	l := c.leader("history")
+	l := c.leader()
 	a, b := others(l)
 	c.kill(l)
 	c.progress(h, a, b)
@@ -104,7 +104,7 @@ func (c *natsCluster) killLeader(h *history) {
 
 func (c *natsCluster) haltFollower(h *history) {
 	c.t.Helper()
-	a, b := others(c.leader("history"))
+	a, b := others(c.leader())
 	c.signal(a, syscall.SIGSTOP)
 	c.progress(h, b)
 	time.Sleep(2 * time.Second)
@@ -116,7 +116,7 @@ func (c *natsCluster) haltFollower(h *history) {
 // partLeader leaves the leader in a minority: the others elect another one.
 func (c *natsCluster) partLeader(h *history) {
 	c.t.Helper()
-	l := c.leader("history")
+	l := c.leader()
 	a, b := others(l)
 	c.part(l, true)
 	c.progress(h, a, b)
@@ -126,7 +126,7 @@ func (c *natsCluster) partLeader(h *history) {
 
 func (c *natsCluster) partFollower(h *history) {
 	c.t.Helper()
-	l := c.leader("history")
+	l := c.leader()
 	a, b := others(l)
 	c.part(a, true)
 	c.progress(h, l, b)

@@ -53,6 +53,11 @@ type Options struct {
 	// URL and Conn it is so anyhow.
 	Memory bool
 
+	// Durability is what an acknowledged write in Dir survives; see there.
+	// Without Dir it cannot be chosen: memory keeps nothing, and an existing
+	// server (URL, Conn) does what it is configured for, and does not tell.
+	Durability Durability
+
 	// CacheBytes bounds the memory for values; the index of keys and metadata is
 	// beside it. 0 means DefaultCacheBytes, a negative number that no values are
 	// kept: each read loads its value from the log.
@@ -94,6 +99,12 @@ func (o *Options) check() error {
 		return refuse("Exclusive without Dir")
 	case o.Memory && o.Dir != "":
 		return refuse("Memory and Dir contradict each other")
+	case o.Durability != SurviveCrash && o.Durability != SurvivePowerLoss:
+		return refuse("Durability is %v", o.Durability)
+	case o.Durability == SurvivePowerLoss && (o.URL != "" || o.Conn != nil):
+		return refuse("SurvivePowerLoss is for the server to decide, which does not tell")
+	case o.Durability == SurvivePowerLoss && o.Dir == "":
+		return refuse("SurvivePowerLoss needs Dir: memory does not survive it")
 	case o.Replicas < 0 || o.Replicas > 5:
 		return refuse("Replicas is %d, not 1 to 5", o.Replicas)
 	case o.Cluster != nil && o.Dir == "":
@@ -140,7 +151,7 @@ func (o *Options) withDefaults() Options {
 func (o *Options) replication() replication.Config {
 	return replication.Config{
 		Memory: o.Memory || (o.Dir == "" && o.URL == "" && o.Conn == nil), Replicas: o.Replicas, MaxBytes: o.MaxBytes,
-		CheckInterval: o.CheckInterval, Logger: o.Logger,
+		Synced: o.Durability == SurvivePowerLoss, CheckInterval: o.CheckInterval, Logger: o.Logger,
 	}
 }
 

@@ -28,6 +28,8 @@ type Status struct {
 	Head    Revision  // the last revision of the log that is known of
 	Fresh   time.Time // a moment at which the log had nothing that is not applied now
 	Log     string    // the incarnation of the log: changes when it is made anew
+
+	Durability DurabilityStatus
 }
 
 // Lag returns how many revisions are known of and not applied.
@@ -42,6 +44,7 @@ func (s *Store) Status() Status {
 	return Status{
 		State: f.State, Since: f.Since, Reason: f.Reason, Fresh: f.Fresh,
 		Applied: Revision(f.Applied.Sequence), Head: Revision(f.Head), Log: string(f.Applied.Incarnation),
+		Durability: s.durabilityStatus(),
 	}
 }
 

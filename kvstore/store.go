@@ -19,6 +19,8 @@ type Store struct {
 	index   *index
 	cache   *cache
 	flights flights
+	own     bool       // the server
+	level   Durability // of the server, if it is ours
 	stats   stats
 	trouble atomic.Int64 // when a write last had to wait for the log; unix nanoseconds
 
@@ -83,7 +85,7 @@ func open(ctx context.Context, b *backend, namespace string, opts *Options) (*St
 	}
 	c := newCache(opts.CacheBytes)
 	s := &Store{
-		backend: b, log: l, index: newIndex(c), cache: c,
+		backend: b, log: l, index: newIndex(c), cache: c, own: b.member != nil, level: opts.Durability,
 		done: make(chan struct{}), gone: make(chan struct{}),
 		stats: stats{hits: xsync.NewCounter(), absent: xsync.NewCounter()},
 	}

@@ -37,21 +37,33 @@ func (l *Log) Append(ctx context.Context, key string, rec codec.Record, expect E
 	if err != nil {
 		return 0, err
 	}
+	if l.CanGroup() {
+		return l.group.append(ctx, key, header, rec.Value, expect)
+	}
 	m, err := l.requests.do(ctx, l.prefix+codec.Subject(key), header, rec.Value)
 	return l.appended(m, err, key, expect)
 }
 
 // Send is Append for those who have more to send and do not wait for each
 // answer: done is called once with what Append would have returned. Records of
-// one connection come into the log in the order in which they are sent. done
-// must not wait, nor call what waits: others wait for their answers meanwhile.
+// one connection come into the log in the order in which they are sent; where
+// they share syncs (CanGroup), those of one key do. done must not wait, nor call
+// what waits: others wait for their answers meanwhile.
 // If Send itself returns an error nothing was sent, and done is not called.
 func (l *Log) Send(key string, rec codec.Record, expect Expectation, done func(revision uint64, err error)) error {
 	header, err := l.header(rec, expect)
 	if err != nil {
 		return err
 	}
-	err = l.requests.start(l.prefix+codec.Subject(key), header, rec.Value, func(m *nats.Msg, err error) {
+	if l.CanGroup() {
+		return l.group.send(key, header, rec.Value, expect, done)
+	}
+	return l.start(key, header, rec.Value, expect, done)
+}
+
+// start sends one record as a message of its own.
+func (l *Log) start(key string, header nats.Header, value []byte, expect Expectation, done func(uint64, error)) error {
+	err := l.requests.start(l.prefix+codec.Subject(key), header, value, func(m *nats.Msg, err error) {
 		done(l.appended(m, err, key, expect))
 	})
 	if err != nil {

@@ -58,7 +58,8 @@
 // # Reading the source
 //
 // position.go and message.go are the nouns, log.go the stream and its
-// configuration, append.go and load.go the two ways to ask it. cursor.go decides,
-// feed.go drives, tap.go is the pull consumer, request.go and link.go the
-// connection.
+// configuration, storage.go what that says of durability. append.go and load.go
+// are the two ways to ask it, ingest.go and group.go those to append much.
+// cursor.go decides, feed.go drives, tap.go is the pull consumer, request.go and
+// link.go the connection.
 package replication

@@ -57,8 +57,9 @@ const (
 // errEnded says that a run takes no more records.
 var errEnded = errors.New("replication: the run has ended")
 
-// CanIngest tells whether the log takes runs of records: a property of the stream.
-func (l *Log) CanIngest() bool { return l.limits.Load().batch }
+// CanIngest tells whether the log takes runs of records: a property of the
+// stream. Runs share no syncs: where others do, they are of no use.
+func (l *Log) CanIngest() bool { return l.limits.Load().batch && !l.CanGroup() }
 
 // Ingest begins a run. stored is told how many records are in the log, whenever
 // more are. ended is called once, with how many are in, the revision of the last

@@ -42,6 +42,11 @@ type Config struct {
 	Replicas int   // copies of the stream on a cluster; default 1
 	MaxBytes int64 // of the stream; default no limit but the server's
 
+	// Synced says that the server, alone and with SyncAlways, syncs each record
+	// before it acknowledges it. Appends then share syncs as far as they can
+	// (see group), and a stream that is not synced is ErrUnsupported.
+	Synced bool
+
 	// CheckInterval is how often a Feed compares what it applied with what the
 	// stream's info says; default 2 s. Recreation, rollback and purge are
 	// noticed within about three of them.
@@ -70,14 +75,17 @@ type Log struct {
 	requests  *requester
 	link      *link
 	limits    atomic.Pointer[limits] // of the stream as last seen
+	group     *group                 // nil: appends share nothing
 }
 
 // limits is what a stream's configuration allows.
 type limits struct {
 	ttl      bool
 	direct   bool
-	batch    bool          // it takes fast-ingest batches
-	copies   bool          // it is replicated
+	batch    bool // it takes fast-ingest batches
+	atomic   bool // it takes atomic batches
+	copies   bool // it is replicated
+	storage  Storage
 	history  bool          // it keeps more than one record of a subject
 	maxValue int64         // what a record can hold, also by the server's limit
 	maxAge   time.Duration // 0: none
@@ -103,6 +111,9 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 		cfg: cfg.withDefaults(), requests: requests,
 	}
 	l.link = newLink(nc, requests.interrupt)
+	if cfg.Synced {
+		l.group = newGroup(l)
+	}
 	if err := l.openStream(ctx); err != nil {
 		l.Close()
 		return nil, err
@@ -131,6 +142,9 @@ func CheckNamespace(namespace string) error {
 // Close ends all calls that are under way. It does not close the connection.
 func (l *Log) Close() {
 	l.link.close()
+	if l.group != nil {
+		l.group.close()
+	}
 	l.requests.close()
 }
 
@@ -248,9 +262,12 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 		return refuse("removes records that are read")
 	case c.Sealed:
 		return refuse("is sealed")
+	case l.cfg.Synced && (c.Storage != jetstream.FileStorage || c.PersistMode == jetstream.AsyncPersistMode):
+		return refuse("acknowledges records before they are synced (memory storage or persist mode async)")
 	}
 	l.limits.Store(&limits{
-		ttl: c.AllowMsgTTL, direct: c.AllowDirect, batch: c.AllowBatchPublish, history: c.MaxMsgsPerSubject != 1, copies: c.Replicas > 1,
+		ttl: c.AllowMsgTTL, direct: c.AllowDirect, batch: c.AllowBatchPublish, atomic: c.AllowAtomicPublish, storage: storageOf(c),
+		history: c.MaxMsgsPerSubject != 1, copies: c.Replicas > 1,
 		maxValue: l.maxValue(c), maxAge: c.MaxAge,
 	})
 	return nil

@@ -193,6 +193,7 @@ func TestOpenBucket(t *testing.T) {
 			if l.CanExpire() != test.expires || l.MaxValue() != test.value {
 				t.Errorf("CanExpire is %v, MaxValue %d", l.CanExpire(), l.MaxValue())
 			}
+			test.limits.storage = Storage{Memory: test.cfg.Storage == jetstream.MemoryStorage, Replicas: 1}
 			if got := *l.limits.Load(); got != test.limits {
 				t.Errorf("limits are %+v, not %+v", got, test.limits)
 			}

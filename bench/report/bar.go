@@ -60,7 +60,11 @@ func writeBars() []bar {
 			ratioBar("Put, 64 goroutines, "+storage, put+"64", "nearkv", "publish-followed", "sec/op", timesAtLeast, 2),
 			ratioBar("PutAll, "+storage, "PutAll/storage="+storage, "nearkv", "publish-async", "sec/op", timesAtLeast, 1.2))
 	}
-	return all
+	const synced = "PutSynced/durability=powerloss/goroutines="
+	one := of(synced+"1", "publish", "sec/op")
+	return append(all,
+		ratioBar("Put, synced, sequential, p50", synced+"1", "nearkv", "publish", "p50-sec/op", timesAtMost, 1),
+		bar{"Put, synced, 64 goroutines", "publish, sequential", of(synced+"64", "nearkv", "sec/op"), one, timesAtLeast, 20})
 }
 
 func replicaBars() []bar {

@@ -43,8 +43,11 @@
 //
 // An acknowledged message of a file stream has been written to the file before its acknowledgement: it survives the
 // crash of the process, kill -9 included. (TestKill9, TestCanaryWrittenBeforeAck) The server fsyncs in the background
-// every 2 minutes, and a clean Shutdown does not fsync either: a power cut can lose the last minutes. Memory streams
-// last as long as the Server.
+// every 2 minutes, and a clean Shutdown does not fsync either: a power cut can lose the last minutes. With SyncAlways
+// it fsyncs before the acknowledgement, which a power cut cannot undo, as far as the disk keeps what it has synced and
+// the file system the name of a new file that was synced, as ext4, XFS and Btrfs do: the server syncs no directory for
+// it. A stream with persist mode async is excepted. (TestSyncAlwaysIsPassedOn, TestSyncedBeforeAck of kvstore) Memory
+// streams last as long as the Server.
 //
 // # Slow clients
 //
@@ -69,7 +72,6 @@
 // # What it does not do
 //
 //   - No cluster, no TCP, no authentication: all clients are in the process.
-//   - No fsync per write.
 //   - No detection of damage. A stream that cannot be recovered is a warning in the log and absent; lost records are not
 //     even that.
 //   - A Server cannot restart by itself. On a full disk, or when it may not write, it switches JetStream off and says so

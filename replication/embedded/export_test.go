@@ -5,3 +5,9 @@ func (c *Cluster) RoutePassword() string { return c.password() }
 
 // ClientAddr is where the server listens, if it does.
 func (s *Server) ClientAddr() string { return s.nats.Addr().String() }
+
+// Syncs tells whether the server of this member syncs each message.
+func (m *Member) Syncs() bool {
+	s := m.server.Load()
+	return s != nil && s.nats.JetStreamConfig().SyncAlways
+}

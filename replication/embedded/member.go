@@ -78,7 +78,7 @@ func (m *Member) enter(ctx context.Context) error {
 			return err
 		}
 		if c, err := dialSocket(m.opts.Dir); err == nil {
-			return c.Close()
+			return errors.Join(c.Close(), m.agree())
 		}
 		select {
 		case <-time.After(knockEvery):
@@ -91,9 +91,16 @@ func (m *Member) enter(ctx context.Context) error {
 // serve makes this member the one that serves, if nobody does.
 func (m *Member) serve(ctx context.Context) error {
 	begun := time.Now()
-	s, err := Start(ctx, m.opts)
+	opts := m.opts
+	opts.SyncAlways = opts.SyncAlways || m.synced()
+	s, err := Start(ctx, opts)
 	if err != nil {
 		return err
+	}
+	if opts.SyncAlways {
+		if err := m.promise(); err != nil {
+			return errors.Join(err, s.Shutdown())
+		}
 	}
 	if m.shares() {
 		if err := s.openShare(); err != nil {
@@ -102,6 +109,40 @@ func (m *Member) serve(ctx context.Context) error {
 		m.opts.Logger.Info("nearkv: serving the directory", "dir", m.opts.Dir, "start", time.Since(begun))
 	}
 	m.server.Store(s)
+	return nil
+}
+
+// syncedName is the file that says that a directory is always synced, whoever serves it: one member that needs that is
+// enough.
+const syncedName = "synced"
+
+func (m *Member) syncedFile() string { return filepath.Join(m.opts.Dir, storeName, syncedName) }
+
+func (m *Member) synced() bool {
+	if m.opts.Dir == "" {
+		return false
+	}
+	_, err := os.Stat(m.syncedFile())
+	return err == nil
+}
+
+// promise notes that the directory is always synced from now on. Only who serves it may do so.
+func (m *Member) promise() error {
+	f, err := os.OpenFile(m.syncedFile(), os.O_CREATE|os.O_WRONLY, lockMode)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err != nil {
+		return failed("note that the directory is always synced", err)
+	}
+	return nil
+}
+
+// agree refuses to be served by somebody who does not sync as this member needs it.
+func (m *Member) agree() error {
+	if m.opts.SyncAlways && !m.synced() {
+		return &OptionsError{"SyncAlways", "the directory is served by a process that does not sync it: let one open it first that does"}
+	}
 	return nil
 }
 

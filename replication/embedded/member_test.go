@@ -236,3 +236,32 @@ func TestMemberLeavesStuckClients(t *testing.T) {
 	nc.Close()
 	leave(t, m)
 }
+
+// A directory that one member needs synced is synced by all who serve it; and that member is not served by one who does not.
+func TestMembersAgreeOnSync(t *testing.T) {
+	dir := t.TempDir()
+	first, err := embedded.Join(t.Context(), embedded.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = embedded.Join(t.Context(), embedded.Options{Dir: dir, SyncAlways: true})
+	wantErrorIs(t, err, embedded.ErrInvalidOptions)
+	leave(t, first)
+
+	second, err := embedded.Join(t.Context(), embedded.Options{Dir: dir, SyncAlways: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !second.Syncs() {
+		t.Error("the server of a member with SyncAlways does not sync")
+	}
+	third := join(t, embedded.Options{Dir: dir})
+	_, js := through(t, third)
+	createStream(t, js, jetstream.FileStorage)
+	leave(t, second)
+	putSoon(t, js, "s.a", "1")
+	if !third.Serving() || !third.Syncs() {
+		t.Errorf("the one who has taken over: serves %v, syncs %v", third.Serving(), third.Syncs())
+	}
+	join(t, embedded.Options{Dir: dir, SyncAlways: true})
+}

@@ -63,6 +63,11 @@ type Options struct {
 	// Cluster makes the server one of several. It needs Dir. nil: it is alone.
 	Cluster *Cluster
 
+	// SyncAlways has every message of a file stream fsynced before its acknowledgement. Messages that are published at
+	// the same time are synced one after the other; those of one atomic batch together.
+	// A Member with SyncAlways that serves a directory makes that so for good, whoever serves it later.
+	SyncAlways bool
+
 	// Logger gets what the server says: its notices at Debug, its warnings at Warn, its errors at Error. Its handler
 	// runs inside the server, sometimes under the server's locks: it must not call the Server. nil: discard.
 	Logger *slog.Logger
@@ -128,6 +133,7 @@ func (o Options) serverOptions(storeDir string) *server.Options {
 		StoreDir:               storeDir,
 		JetStreamMaxMemory:     o.MaxMemory,
 		JetStreamMaxStore:      o.MaxStore,
+		SyncAlways:             o.SyncAlways,
 		DisableJetStreamBanner: true,
 
 		MaxPayload: o.MaxPayload,

@@ -30,7 +30,7 @@ func newBackend(ctx context.Context, namespace string, opts *Options) (*backend,
 	}
 	options := connOptions(namespace)
 	if opts.URL != "" {
-		conn, end, err := dial(ctx, opts.URL, dialTCP, options)
+		conn, end, err := dial(ctx, opts.URL, dialTCP, append(options, opts.NATS...))
 		return &backend{conn: conn, end: end}, err
 	}
 	member, err := embedded.Join(ctx, embedded.Options{
@@ -153,7 +153,7 @@ func dial(ctx context.Context, url string, by dialFunc, options []nats.Option) (
 		if conn != nil {
 			conn.Close()
 		}
-		if errors.Is(err, nats.ErrAuthorization) || retry.Wait(ctx, nil) != nil {
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) || retry.Wait(ctx, nil) != nil {
 			end()
 			return nil, nil, fmt.Errorf("kvstore: connect: %w: %w", ErrUnavailable, errors.Join(err, ctx.Err()))
 		}

@@ -44,6 +44,10 @@ type Options struct {
 	// URL of an existing NATS server or cluster with JetStream: one or several,
 	// separated by commas, as nats.Connect takes them.
 	URL string
+	// NATS are options of the connection that URL makes: credentials, nkeys, TLS,
+	// as nats.Connect takes them. They come after the Store's own; a dialer is
+	// overruled.
+	NATS []nats.Option
 	// Conn is an existing connection. It stays the caller's: Close leaves it
 	// open. It must not be closed before the Store.
 	Conn *nats.Conn
@@ -95,6 +99,8 @@ func (o *Options) check() error {
 		return refuse("at most one of Dir, URL and Conn can be set")
 	case !validURL(o.URL):
 		return refuse("URL cannot be read")
+	case len(o.NATS) > 0 && o.URL == "":
+		return refuse("NATS without URL")
 	case o.Exclusive && o.Dir == "":
 		return refuse("Exclusive without Dir")
 	case o.Memory && o.Dir != "":

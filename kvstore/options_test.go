@@ -3,6 +3,7 @@ package kvstore
 import (
 	"errors"
 	"math"
+	"reflect"
 	"testing"
 	"time"
 
@@ -29,6 +30,8 @@ func TestOptionsCheck(t *testing.T) {
 		{"URL that is none", Options{URL: "nats://a\x00b"}, false},
 		{"Memory", Options{Memory: true}, true},
 		{"Memory on a server", Options{Memory: true, Conn: conn}, true},
+		{"NATS with URL", Options{URL: "u", NATS: []nats.Option{nats.Name("n")}}, true},
+		{"NATS without URL", Options{NATS: []nats.Option{nats.Name("n")}}, false},
 		{"Exclusive in a Dir", Options{Dir: "d", Exclusive: true}, true},
 		{"Exclusive without Dir", Options{Exclusive: true}, false},
 		{"Exclusive at a URL", Options{Exclusive: true, URL: "u"}, false},
@@ -72,7 +75,7 @@ func TestOptionsDefaults(t *testing.T) {
 	if o.CacheBytes != DefaultCacheBytes || o.Logger == nil {
 		t.Errorf("defaults are %+v", o)
 	}
-	if given != (Options{}) {
+	if !reflect.DeepEqual(given, Options{}) {
 		t.Errorf("the caller's options were changed: %+v", given)
 	}
 	given.CacheBytes = -1

@@ -30,6 +30,7 @@ type Status struct {
 	Log     string    // the incarnation of the log: changes when it is made anew
 
 	Durability DurabilityStatus
+	Missing    []string // what the log does without, since its server is older or the bucket was made without
 }
 
 // Lag returns how many revisions are known of and not applied.
@@ -44,7 +45,7 @@ func (s *Store) Status() Status {
 	return Status{
 		State: f.State, Since: f.Since, Reason: f.Reason, Fresh: f.Fresh,
 		Applied: Revision(f.Applied.Sequence), Head: Revision(f.Head), Log: string(f.Applied.Incarnation),
-		Durability: s.durabilityStatus(),
+		Durability: s.durabilityStatus(), Missing: s.log.Missing(),
 	}
 }
 

@@ -51,3 +51,15 @@ func (e *WrongRevisionError) Error() string {
 
 // Is makes errors.Is(err, ErrWrongRevision) true.
 func (e *WrongRevisionError) Is(target error) bool { return target == ErrWrongRevision }
+
+// ServerVersionError says that the server is too old. It is an ErrUnsupported.
+type ServerVersionError struct {
+	Have, Need string // versions of nats-server
+}
+
+func (e *ServerVersionError) Error() string {
+	return fmt.Sprintf("replication: %v: the server is nats-server %s, needed is %s or later", ErrUnsupported, e.Have, e.Need)
+}
+
+// Is makes errors.Is(err, ErrUnsupported) true.
+func (e *ServerVersionError) Is(target error) bool { return target == ErrUnsupported }

@@ -114,11 +114,49 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 	if cfg.Synced {
 		l.group = newGroup(l)
 	}
+	if err := checkVersion(nc.ConnectedServerVersion()); err != nil {
+		l.Close()
+		return nil, err
+	}
 	if err := l.openStream(ctx); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
+}
+
+// needVersion has the TTL of records and gets that read many subjects. What came
+// later, batches, is used where the stream has it.
+const needVersion = "2.11.0"
+
+// checkVersion refuses a server that is too old. One that does not tell, or is not
+// connected, is taken for new: what it cannot do it will say.
+func checkVersion(have string) error {
+	var major, minor int
+	if _, err := fmt.Sscanf(have, "%d.%d", &major, &minor); err != nil {
+		return nil
+	}
+	if major < 2 || major == 2 && minor < 11 {
+		return &ServerVersionError{Have: have, Need: needVersion}
+	}
+	return nil
+}
+
+// Missing names what the stream does without because its server is older, or
+// because it was made without.
+func (l *Log) Missing() (missing []string) {
+	limits := l.limits.Load()
+	for _, f := range []struct {
+		has  bool
+		name string
+	}{
+		{limits.ttl, "TTL of records"}, {limits.direct, "direct get"}, {limits.atomic, "atomic batches"}, {limits.batch, "fast-ingest batches"},
+	} {
+		if !f.has {
+			missing = append(missing, f.name)
+		}
+	}
+	return missing
 }
 
 // ErrNamespace says that the name of a namespace is empty, too long, or has bytes other

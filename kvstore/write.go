@@ -219,7 +219,7 @@ func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, er
 		w.answer = &known{sure: true}
 		return nil, nil
 	}
-	if w.store.log.Replicated() && m.Revision < max(w.store.index.lookUp(w.change.key).revision, uint64(w.change.condition.revision)) {
+	if w.store.log.Replicated() && m.Revision < w.store.index.lookUp(w.change.key).revision {
 		return nil, errBehind
 	}
 	k := knownFrom(m, time.Now().UnixMilli())

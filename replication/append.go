@@ -98,7 +98,7 @@ func (l *Log) appended(m *nats.Msg, err error, key string, expect Expectation) (
 	seq, err := l.parseAck(m.Data)
 	if errors.Is(err, ErrWrongRevision) {
 		n := refusedAt(err)
-		if n != 0 && n < expect.Revision {
+		if l.Replicated() && n != 0 && n < expect.Revision {
 			return 0, fmt.Errorf("replication: %w: refused by a server that has only revision %d of %.64q", ErrUncertain, n, key)
 		}
 		return 0, &WrongRevisionError{Key: key, Expected: expect.Revision, Actual: n}

@@ -125,21 +125,25 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 	return l, nil
 }
 
-// needVersion has the TTL of records and gets that read many subjects. What came
-// later, batches, is used where the stream has it.
+// needVersion has the TTL of records and gets that read many subjects.
 const needVersion = "2.11.0"
 
-// checkVersion refuses a server that is too old. One that does not tell, or is not
-// connected, is taken for new: what it cannot do it will say.
+// checkVersion refuses a server that is too old.
 func checkVersion(have string) error {
-	var major, minor int
-	if _, err := fmt.Sscanf(have, "%d.%d", &major, &minor); err != nil {
-		return nil
-	}
-	if major < 2 || major == 2 && minor < 11 {
+	if !since(have, 2, 11) {
 		return &ServerVersionError{Have: have, Need: needVersion}
 	}
 	return nil
+}
+
+// since tells whether a version of a server is this one or later. One that does not
+// tell, or is not connected, is taken for new: what it cannot do it will say.
+func since(have string, major, minor int) bool {
+	var is [2]int
+	if _, err := fmt.Sscanf(have, "%d.%d", &is[0], &is[1]); err != nil {
+		return true
+	}
+	return slices.Compare(is[:], []int{major, minor}) >= 0
 }
 
 // Missing names what the stream does without because its server is older, or
@@ -259,6 +263,7 @@ func (l *Log) streamConfig() jetstream.StreamConfig {
 	if l.cfg.Memory {
 		storage = jetstream.MemoryStorage
 	}
+	version := l.nc.ConnectedServerVersion() // one that does not know a field refuses it
 	return jetstream.StreamConfig{
 		Name:               l.stream,
 		Description:        "nearkv namespace " + l.namespace,
@@ -271,8 +276,8 @@ func (l *Log) streamConfig() jetstream.StreamConfig {
 		Discard:            jetstream.DiscardNew,
 		AllowDirect:        true,
 		AllowMsgTTL:        true,
-		AllowAtomicPublish: true,
-		AllowBatchPublish:  true,
+		AllowAtomicPublish: since(version, 2, 12),
+		AllowBatchPublish:  since(version, 2, 14),
 		AllowRollup:        false,
 		DenyDelete:         true,
 		DenyPurge:          true,

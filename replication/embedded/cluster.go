@@ -37,8 +37,9 @@ type Cluster struct {
 	// Listen is where this voter accepts routes, host:port. Default: its own address in Voters.
 	Listen string
 
-	// Secret that the voters share, at least MinSecretLen bytes. Without TLS it crosses the network as a hash that is as good
-	// as the secret, and so does all that is stored.
+	// Secret that the voters share, at least MinSecretLen bytes. It proves who dials, not who is dialled: without TLS whoever
+	// takes the address of a voter is believed to be it. And it crosses the network as a hash that is as good as the secret,
+	// beside all that is stored.
 	Secret string
 
 	// TLS for routes. It needs Certificates, and RootCAs and ClientCAs: each voter proves to each other who it is. With it, the

@@ -11,3 +11,6 @@ func (m *Member) Syncs() bool {
 	s := m.server.Load()
 	return s != nil && s.nats.JetStreamConfig().SyncAlways
 }
+
+// NumRoutes is how many connections of other voters the server has let in.
+func (s *Server) NumRoutes() int { return s.nats.NumRoutes() }

@@ -32,7 +32,16 @@
 // (TestMembersTakeTurns, TestMemberModes, TestMemberFindsStaleSockets, TestMemberInLongDir, TestMemberLeavesStuckClients,
 // and TestShareKill9 of kvstore)
 //
-// A server that switches its JetStream off, as it does when its disk fails, is started anew by its Member.
+// A server that cannot write, because its disk is full or read-only, gives its streams up for good or switches JetStream off.
+// Its Member cuts its connections once, leaves it running for reads, and starts it anew when the directory can be written
+// again. (TestDiskFails of kvstore)
+//
+// # Clusters
+//
+// Cluster makes the server one of 3 or 5 voters. A directory belongs to one voter, or to a server that is alone; anything else
+// would lose what is in it, and is refused. Who joins, and who comes in as a client, shows a secret or a certificate; nobody
+// comes in by default. Shutdown hands leadership over first, which takes a second.
+// (TestClusterOptions, TestDirectoryChangesHands, TestDenied, TestNoClientsByDefault, TestRoutePortIsTaken)
 //
 // # Who may call what
 //
@@ -71,11 +80,11 @@
 //
 // # What it does not do
 //
-//   - No cluster, no TCP, no authentication: all clients are in the process.
+//   - Without Cluster, no TCP and no authentication: all clients are in the process, or came through the socket.
 //   - No detection of damage. A stream that cannot be recovered is a warning in the log and absent; lost records are not
 //     even that.
-//   - A Server cannot restart by itself. On a full disk, or when it may not write, it switches JetStream off and says so
-//     in the log; Shutdown and Start bring it back. A Member does that.
+//   - A Server cannot restart by itself. On a full disk, or when it may not write, it takes no more writes and says so in the
+//     log; Shutdown and Start bring it back. A Member does that.
 //   - One thing it cannot prevent: the server's start switches the Go block profile of the process off
 //     (runtime.SetBlockProfileRate). Set the rate after Start. (TestCanaryBlockProfile)
 package embedded

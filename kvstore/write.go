@@ -239,8 +239,11 @@ func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Reco
 		w.uncertain(before)
 		return 0, err
 	case errors.Is(err, replication.ErrWrongRevision):
-		wrong, _ := errors.AsType[*replication.WrongRevisionError](err)
-		return w.inTheWay(ctx, epoch, wrong.Actual)
+		var seen uint64
+		if wrong, ok := errors.AsType[*replication.WrongRevisionError](err); ok {
+			seen = wrong.Actual
+		}
+		return w.inTheWay(ctx, epoch, seen)
 	}
 	return 0, err
 }

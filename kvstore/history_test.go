@@ -51,6 +51,7 @@ const (
 	historyKeys    = 5
 	historyWorkers = 2 // of each Store
 	historyTimeout = 2 * time.Second
+	historyRetry   = 4 * time.Millisecond // a write that took less was not repeated
 )
 
 // historyModel is a register for each key, with compare-and-set. An unknown write may have happened or not. One whose time was
@@ -166,6 +167,10 @@ func (h *history) note(i int, op historyOp, began time.Duration, revision kvstor
 	h.outcomes[outcome]++
 	if outcome != historyRefused {
 		h.ops = append(h.ops, porcupine.Operation{ClientId: i, Input: op, Call: int64(began), Output: outcome, Return: ended})
+	}
+	if !op.condition && ended-int64(began) > int64(historyRetry) {
+		// Without a condition, a write that had no answer and was overwritten is repeated: it may have happened before, too.
+		h.ops = append(h.ops, porcupine.Operation{ClientId: i, Input: op, Call: int64(began), Output: historyUnknown, Return: ended})
 	}
 	if outcome != historyDone {
 		return

@@ -136,6 +136,10 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *recor
 		switch {
 		case old.epoch == uint32(epoch) && (old.revision > m.Revision || known && old.like(m)):
 			return old
+		case old.epoch != uint32(epoch) && m.Again && old.revision > m.Revision:
+			old.epoch = uint32(epoch) // the newer one was read, from a server that does not lag
+			x.current++
+			return old
 		case old.epoch != uint32(epoch) && known && (old.stored.Load() == m.Stored.UnixNano() || old.same(m)):
 			old.epoch = uint32(epoch) // read again
 			x.current++

@@ -43,6 +43,7 @@ type Feed struct {
 	askedAt time.Time // when the view that is awaited was asked for
 	viewed  bool      // a view has come since the last tick
 	silent  int       // ticks in a row without a view, or without a sign of the tap
+	again   bool      // the log that is read anew is the one that was followed, and has copies
 	past    time.Time // since when views tell of a log that ends before what was delivered; zero: they do not
 
 	applied atomic.Uint64 // cursor.at.Sequence, after the replica has applied it
@@ -189,6 +190,7 @@ func (f *Feed) begin(view View, why string) {
 	}
 	f.log.cfg.Logger.Log(context.Background(), level, "nearkv: reading the whole log", "stream", f.log.stream, "reason", why)
 	f.restart = ""
+	f.again = view.Replicas > 1 && view.Incarnation == f.cursor.at.Incarnation && view.Last >= f.cursor.at.Sequence
 	f.cursor.begin(view)
 	f.head.Store(view.Last)
 }
@@ -321,6 +323,7 @@ func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
 
 func (f *Feed) apply(m *nats.Msg, d delivery) error {
 	msg := f.log.message(m.Subject, d.seq, time.Unix(0, d.stored), m.Header, m.Data)
+	msg.Again = f.again && f.cursor.resyncing
 	f.replica.Apply(f.cursor.epoch, msg)
 	wasLive := f.cursor.live
 	l := landmark{subject: msg.Subject, revision: d.seq, stored: d.stored, keptUntil: msg.KeptUntil}

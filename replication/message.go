@@ -11,6 +11,10 @@ import (
 
 // Message is one record of the log as a replica gets it.
 type Message struct {
+	// Again: it is read again, perhaps from a server that lags behind. It does not
+	// replace a newer record of its key.
+	Again bool
+
 	Subject  string // as the log has it
 	Key      string // "" when Foreign
 	Revision uint64 // sequence in the stream

@@ -18,12 +18,12 @@ const (
 	// chunkSize is that of NATS object stores. It fits any server's max_payload.
 	chunkSize = 128 << 10
 	// chunkFlight is how many chunks are under way that are not acknowledged.
-	chunkFlight = 8
+	chunkFlight = 16
 )
 
 // Put stores what r holds as a new object, at most codec.MaxValueLen bytes:
 // with more the error is ErrTooLarge. It reads r on the caller's goroutine, and
-// holds about 1 MiB of it. It makes one try; ErrUnavailable and ErrUncertain may
+// holds about 2 MiB of it. It makes one try; ErrUnavailable and ErrUncertain may
 // pass. An error of r is returned as a *ReadError. With an error the object is
 // not there, or is a part that nothing refers to; most of the time it has been
 // removed.

@@ -69,10 +69,7 @@ func (s *Store) PutFrom(ctx context.Context, key string, r io.Reader, opts ...Wr
 
 // fill reads the value of a change, or as much as tells that it is large.
 func (s *Store) fill(c *change, r io.Reader) error {
-	seeker, start, err := startOf(r)
-	if err != nil {
-		return fmt.Errorf("kvstore: %w", err)
-	}
+	seeker, start := startOf(r)
 	head, err := io.ReadAll(io.LimitReader(r, s.inline()+1))
 	if err != nil {
 		return fmt.Errorf("kvstore: %w", &replication.ReadError{Err: err})
@@ -93,16 +90,16 @@ func (s *Store) tooLarge(size int64) error {
 }
 
 // startOf tells where r begins, if it can be read again from there.
-func startOf(r io.Reader) (seeker io.Seeker, start int64, err error) {
+func startOf(r io.Reader) (io.Seeker, int64) {
 	seeker, ok := r.(io.Seeker)
 	if !ok {
-		return nil, 0, nil
+		return nil, 0
 	}
-	start, err = seeker.Seek(0, io.SeekCurrent)
+	start, err := seeker.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return nil, 0, nil // a pipe, for instance: it only looks like one that can
+		return nil, 0 // a pipe, for instance: it only looks like one that can
 	}
-	return seeker, start, nil
+	return seeker, start
 }
 
 // body is a large value that is to be written.
@@ -227,7 +224,7 @@ func (s *Store) fetchObject(ctx context.Context, epoch uint64, r *record) (strin
 	object := &r.large().Object
 	value := make([]byte, object.Size)
 	reader := s.log.Objects().Open(ctx, object)
-	defer reader.Close()
+	defer func() { _ = reader.Close() }()
 	_, err := io.ReadFull(reader, value)
 	if err == nil { // the digest is looked at behind the end
 		_, err = reader.Read(make([]byte, 1))

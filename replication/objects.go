@@ -18,9 +18,9 @@ import (
 )
 
 var (
-	// ErrNoObject: the object store does not hold the object.
+	// ErrNoObject says that the object store does not hold the object.
 	ErrNoObject = errors.New("no such object")
-	// ErrDamagedObject: what the object store holds is not what was put there.
+	// ErrDamagedObject says that what the object store holds is not what was put there.
 	ErrDamagedObject = errors.New("damaged object")
 )
 

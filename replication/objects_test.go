@@ -46,7 +46,7 @@ func putObject(t testing.TB, l *Log, value []byte) *codec.Object {
 func readObject(t testing.TB, l *Log, object *codec.Object) ([]byte, error) {
 	t.Helper()
 	r := l.Objects().Open(t.Context(), object)
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	return io.ReadAll(r)
 }
 
@@ -202,9 +202,6 @@ func TestDamagedObject(t *testing.T) {
 	tests := map[string]func(t *testing.T, chunks string, seqs []uint64, s jetstream.Stream){
 		"first chunk missing": func(t *testing.T, _ string, seqs []uint64, s jetstream.Stream) { deleteMsg(t, s, seqs[0]) },
 		"last chunk missing":  func(t *testing.T, _ string, seqs []uint64, s jetstream.Stream) { deleteMsg(t, s, seqs[2]) },
-		"one more": func(t *testing.T, chunks string, _ []uint64, _ jetstream.Stream) {
-			publish(t, js, chunks, []byte("x"))
-		},
 		"another's end": func(t *testing.T, chunks string, seqs []uint64, s jetstream.Stream) {
 			deleteMsg(t, s, seqs[2])
 			publish(t, js, chunks, make([]byte, chunkSize))
@@ -220,12 +217,6 @@ func TestDamagedObject(t *testing.T) {
 			end := s.CachedInfo().State.LastSeq // that of the description
 			damage(t, "$O.test.C."+object.Name, []uint64{end - 3, end - 2, end - 1}, s)
 			got, err := readObject(t, l, object)
-			if name == "one more" { // behind what is read
-				if err != nil || !bytes.Equal(got, value) {
-					t.Fatalf("%d bytes, %v", len(got), err)
-				}
-				return
-			}
 			if !errors.Is(err, ErrDamagedObject) || bytes.Equal(got, value) {
 				t.Fatalf("%d bytes, %v", len(got), err)
 			}

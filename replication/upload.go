@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -71,15 +72,11 @@ type upload struct {
 }
 
 func (u *upload) run(ctx context.Context, r io.Reader) (*codec.Object, error) {
-	if err := u.sendAll(ctx, r); err != nil {
-		return nil, err
+	err := u.sendAll(ctx, r)
+	for range chunkFlight { // until all are answered, so that none comes after its removal
+		err = cmp.Or(err, u.reserve(ctx))
 	}
-	for range chunkFlight { // until all are answered
-		if err := u.reserve(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err := u.failed(); err != nil {
+	if err := cmp.Or(err, u.failed()); err != nil {
 		return nil, err
 	}
 	object := &codec.Object{Name: u.name, Size: u.size}
@@ -126,6 +123,7 @@ func (u *upload) send(ctx context.Context, chunk []byte) error {
 		<-u.room
 	})
 	if err != nil {
+		<-u.room
 		return notAppended(err)
 	}
 	return nil

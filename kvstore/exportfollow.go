@@ -1,7 +1,7 @@
 package kvstore
 
 import (
-	"fmt"
+	"errors"
 
 	"github.com/nearkv/nearkv/codec"
 	"github.com/nearkv/nearkv/replication"
@@ -131,7 +131,9 @@ func (x *index) take(f *follower) (changes, error) {
 	return f.takeLocked(), nil
 }
 
-var errLogAnew = fmt.Errorf("kvstore: %w: the log was read anew during the export; begin again", ErrUnavailable)
+// errLogAnew: the log was read from its start, so that a follower does not know
+// what has gone.
+var errLogAnew = errors.New("the log was read anew")
 
 // fence is a moment of a follower.
 type fence struct {

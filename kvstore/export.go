@@ -129,11 +129,11 @@ func (e *export) writeUntilSettled(ctx context.Context) error {
 		if err := e.writeChanges(ctx, taken); err != nil {
 			return err
 		}
-		since := e.store.fence(e.follower)
+		since := e.store.index.fence(e.follower, e.applied())
 		if err := e.store.Sync(ctx); err != nil {
 			return err
 		}
-		rest, at, ok, err := e.store.settle(e.follower, since)
+		rest, at, ok, err := e.store.index.settle(e.follower, since, e.applied())
 		if err != nil {
 			return err
 		}
@@ -146,6 +146,8 @@ func (e *export) writeUntilSettled(ctx context.Context) error {
 		}
 	}
 }
+
+func (e *export) applied() uint64 { return e.store.feed.Status().Applied.Sequence }
 
 // pause spares the server and the feed, which looks for trouble when it is asked
 // for an end that it has not reached. It gets longer, up to 20 ms.

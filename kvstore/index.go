@@ -46,6 +46,7 @@ type index struct {
 	foreign     map[string]uint64 // epochs, by subjects that are no keys
 	watchers    map[*watcher]struct{}
 	objects     map[string]int // how many records refer to an object
+	followers   map[*follower]struct{}
 	closed      bool
 	wake        chan struct{} // of capacity 1: an earlier deadline than before
 
@@ -77,7 +78,8 @@ func newIndex(c *cache) *index {
 		records: newKeyMap(), cache: c,
 		ordered: newTree(byKey), deadlines: newTree(byDue),
 		unconfirmed: make(map[string]uint64), foreign: make(map[string]uint64),
-		watchers: make(map[*watcher]struct{}), objects: make(map[string]int), wake: make(chan struct{}, 1),
+		watchers: make(map[*watcher]struct{}), followers: make(map[*follower]struct{}),
+		objects: make(map[string]int), wake: make(chan struct{}, 1),
 	}
 }
 
@@ -85,6 +87,7 @@ func newIndex(c *cache) *index {
 func (x *index) Apply(epoch uint64, m replication.Message) {
 	x.mu.Lock()
 	x.enter(epoch)
+	x.follow(epoch, &m)
 	if m.Foreign() {
 		x.foreign[m.Subject] = epoch
 		x.counts.foreign.Store(int64(len(x.foreign)))
@@ -254,6 +257,7 @@ func (x *index) Sweep(epoch uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.enter(epoch)
+	x.begunAnew()
 	for subject, e := range x.foreign {
 		if e != epoch {
 			delete(x.foreign, subject)

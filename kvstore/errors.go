@@ -65,6 +65,10 @@ var (
 	ErrClosed = errors.New("kvstore: store closed")
 )
 
+// ErrNoNamespace: the namespace does not exist, and MustExist keeps Open from
+// creating it.
+var ErrNoNamespace = errors.New("kvstore: no such namespace")
+
 // Errors of Open with Dir.
 var (
 	// ErrLocked: somebody has the Dir and lets nobody in, or, with Exclusive,

@@ -13,6 +13,8 @@ var (
 	ErrInvalidKey = errors.New("invalid key")
 	// ErrInvalidMetadata is returned by EncodeMetadata, inside a *MetadataError.
 	ErrInvalidMetadata = errors.New("invalid metadata")
+	// ErrInvalidBulk is returned by ReadBulk and ReadBulkKeys, inside a *BulkFileError, and by BulkWriter.
+	ErrInvalidBulk = errors.New("invalid bulk JSON")
 )
 
 // What was found in the log and is to be counted and skipped.
@@ -56,6 +58,27 @@ func (e *MetadataError) Unwrap() []error {
 		return []error{ErrInvalidMetadata}
 	}
 	return []error{ErrInvalidMetadata, e.Cause}
+}
+
+// BulkFileError says what is wrong with a file of bulk JSON, and where. It is an ErrInvalidBulk and, if there is one,
+// its Cause.
+type BulkFileError struct {
+	Index        int    // of the element, from 0; all before it are fine
+	Line, Column int    // of what is wrong, from 1; the column in bytes
+	Reason       string // such as "the element has no key"
+	Cause        error  // io.ErrUnexpectedEOF of a file that is cut off, a *KeyError, a *MetadataError, or nil
+}
+
+func (e *BulkFileError) Error() string {
+	return fmt.Sprintf("line %d, column %d (element %d): %s", e.Line, e.Column, e.Index, e.Reason)
+}
+
+// Unwrap returns ErrInvalidBulk and the Cause.
+func (e *BulkFileError) Unwrap() []error {
+	if e.Cause == nil {
+		return []error{ErrInvalidBulk}
+	}
+	return []error{ErrInvalidBulk, e.Cause}
 }
 
 // damaged is the error for a header value that a record cannot have.

@@ -19,7 +19,7 @@ func (c *cli) bulkCommand() *cobra.Command {
 		Use:   "bulk",
 		Short: "Put, delete or get many keys, by a JSON file as wrangler has them",
 		Args:  cobra.NoArgs,
-		RunE:  needSubcommand,
+		RunE:  c.needSubcommand,
 	}
 	cmd.AddCommand(c.bulkPutCommand(), c.bulkDeleteCommand(), c.bulkGetCommand())
 	return cmd

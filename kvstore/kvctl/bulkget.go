@@ -45,7 +45,6 @@ func (c *cli) bulkGet(s *session, in *input, total int) error {
 	}
 	bar, done := c.begin("reading", int64(total), "keys"), 0
 	defer bar.end()
-	found := 0
 	keys := make([]string, 0, chunk)
 	write := func() error {
 		entries, err := s.GetAll(s.ctx, keys)
@@ -60,7 +59,6 @@ func (c *cli) bulkGet(s *session, in *input, total int) error {
 		}
 		s.work.progress()
 		bar.set(int64(done))
-		found += len(entries)
 		keys = keys[:0]
 		return context.Cause(s.ctx)
 	}

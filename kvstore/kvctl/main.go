@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -35,17 +37,15 @@ type cli struct {
 
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "kvctl",
-		Short: "Read and write namespaces of nearkv",
-		Long:  rootHelp,
-		Args:  cobra.NoArgs,
-		RunE:  needSubcommand,
+		Use:     "kvctl",
+		Version: version(),
+		Short:   "Read and write namespaces of nearkv",
+		Long:    rootHelp,
+		Args:    cobra.NoArgs,
+		RunE:    c.needSubcommand,
 
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(*cobra.Command, []string) {
-			c.parsed = true
-		},
 	}
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
@@ -54,12 +54,26 @@ func (c *cli) root() *cobra.Command {
 		c.getCommand(), c.putCommand(), c.deleteCommand(), c.listCommand(), c.watchCommand(), c.bulkCommand(),
 		c.namespacesCommand(), c.statusCommand(), c.permissionsCommand(), c.benchCommand(),
 	)
+	c.notice(root)
 	return root
 }
 
+// notice has every command note that it was called as it can be.
+func (c *cli) notice(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			c.parsed = true
+			return run(cmd, args)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		c.notice(sub)
+	}
+}
+
 // needSubcommand is for commands that only group others.
-func needSubcommand(cmd *cobra.Command, _ []string) error {
-	_ = cmd.Usage() // it goes where the error goes
+func (c *cli) needSubcommand(cmd *cobra.Command, _ []string) error {
+	fmt.Fprint(c.err, cmd.UsageString())
 	return misuse("%s needs a command", cmd.CommandPath())
 }
 
@@ -86,3 +100,11 @@ Exit status:
 
 Commands that write (put, bulk put, import, bench) create a namespace that does not
 exist; all others report it.`
+
+// version is that of the module, as go install knows it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,6 +25,8 @@ type target struct {
 	ca, cert, key         string
 	inbox                 string
 	timeout               time.Duration
+
+	conn atomic.Pointer[nats.Conn] // to url, when there is one
 }
 
 func (c *cli) addFlags(root *cobra.Command) {
@@ -82,7 +85,7 @@ func (c *cli) options(cacheBytes int64, denied func(error)) kvstore.Options {
 	if c.url == "" {
 		return o
 	}
-	o.NATS = append(o.NATS, nats.Name("kvctl"), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+	o.NATS = append(o.NATS, nats.Name("kvctl"), nats.ConnectHandler(func(nc *nats.Conn) { c.conn.Store(nc) }), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 		if errors.Is(err, nats.ErrPermissionViolation) {
 			denied(err)
 		}

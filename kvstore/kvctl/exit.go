@@ -53,7 +53,7 @@ func (c *cli) report(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		status = exitInterrupted
 	}
-	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), strings.TrimPrefix(err.Error(), "kvstore: "))
+	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "))
 	if hint := hintOf(err, status); hint != "" {
 		fmt.Fprintf(c.err, "%s\n", hint)
 	}

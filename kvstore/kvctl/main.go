@@ -44,8 +44,9 @@ func (c *cli) root() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    c.needSubcommand,
 
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		SilenceErrors:    true,
+		SilenceUsage:     true,
+		PersistentPreRun: func(*cobra.Command, []string) { c.parsed = true },
 	}
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
@@ -54,21 +55,7 @@ func (c *cli) root() *cobra.Command {
 		c.getCommand(), c.putCommand(), c.deleteCommand(), c.listCommand(), c.watchCommand(), c.bulkCommand(),
 		c.namespacesCommand(), c.statusCommand(), c.permissionsCommand(), c.benchCommand(),
 	)
-	c.notice(root)
 	return root
-}
-
-// notice has every command note that it was called as it can be.
-func (c *cli) notice(cmd *cobra.Command) {
-	if run := cmd.RunE; run != nil {
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			c.parsed = true
-			return run(cmd, args)
-		}
-	}
-	for _, sub := range cmd.Commands() {
-		c.notice(sub)
-	}
 }
 
 // needSubcommand is for commands that only group others.

@@ -100,11 +100,12 @@ func (c *cli) table(head []string, rows [][]string) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	for i, line := range strings.SplitAfter(text.String(), "\n") {
+	for i, line := range strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n") {
+		line = strings.TrimRight(line, " ")
 		if i == 0 && head != nil { // colours would count as width
-			line = c.out.colored(bold, strings.TrimSuffix(line, "\n")) + "\n"
+			line = c.out.colored(bold, line)
 		}
-		fmt.Fprint(c.out, line)
+		fmt.Fprintln(c.out, line)
 	}
 	return nil
 }

@@ -59,8 +59,6 @@ a value that begins with - comes behind --.`,
 	f.StringVar(&p.metadata, "metadata", "", "metadata, as JSON of at most 1024 bytes")
 	f.BoolVar(&p.absent, "if-absent", false, "only if the key does not exist")
 	f.Uint64Var(&p.revision, "if-revision", 0, "only if the key has this revision")
-	cmd.MarkFlagsMutuallyExclusive("ttl", "expiration")
-	cmd.MarkFlagsMutuallyExclusive("if-absent", "if-revision")
 	return cmd
 }
 
@@ -104,6 +102,14 @@ func (c *cli) readValue(args []string, path string) ([]byte, error) {
 
 func (p *putFlags) options(cmd *cobra.Command) (opts []kvstore.WriteOption, err error) {
 	given := cmd.Flags().Changed
+	switch {
+	case given("ttl") && given("expiration"):
+		return nil, misuse("give --ttl or --expiration, not both")
+	case p.absent && given("if-revision"):
+		return nil, misuse("give --if-absent or --if-revision, not both")
+	case given("if-revision") && p.revision == 0:
+		return nil, misuse("--if-revision 0: there is no such revision; --if-absent is for a key that does not exist")
+	}
 	if given("ttl") {
 		ttl, err := parseTTL(p.ttl)
 		if err != nil {

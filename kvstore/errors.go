@@ -65,12 +65,10 @@ var (
 	ErrClosed = errors.New("kvstore: store closed")
 )
 
-// ErrNoNamespace: the namespace does not exist, and MustExist keeps Open from
-// creating it.
-var ErrNoNamespace = errors.New("kvstore: no such namespace")
-
-// Errors of Open with Dir.
+// Errors of Open: the first with MustExist, the others with Dir.
 var (
+	// ErrNoNamespace: the namespace does not exist, and is not to be created.
+	ErrNoNamespace = errors.New("kvstore: no such namespace")
 	// ErrLocked: somebody has the Dir and lets nobody in, or, with Exclusive,
 	// somebody has it.
 	ErrLocked = embedded.ErrLocked

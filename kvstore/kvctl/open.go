@@ -169,11 +169,19 @@ func (c *cli) with(ctx context.Context, a access, cacheBytes int64, f func(*sess
 	defer work.stop()
 	store, err := c.open(ctx, a, c.options(cacheBytes, func(err error) { cancel(err) }))
 	if err != nil {
-		return c.explain(err)
+		return c.explain(refused(ctx, err))
 	}
 	work.progress()
-	err = f(&session{store, ctx, work})
+	err = refused(ctx, f(&session{store, ctx, work}))
 	return errors.Join(err, store.Close())
+}
+
+// refused returns the refusal of the server instead of what has come of it.
+func refused(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
+		return cause
+	}
+	return err
 }
 
 // place finds out where the store is. A directory that does not exist is created

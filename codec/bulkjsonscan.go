@@ -53,7 +53,7 @@ func (s *jsonScanner) fill() error {
 		switch {
 		case n > 0:
 			return nil // an error will come again
-		case err == io.EOF: //nolint:errorlint // io.Reader says so
+		case err == io.EOF:
 			f := s.place().wrong(errTruncated.Error())
 			f.Cause = io.ErrUnexpectedEOF
 			return f
@@ -107,7 +107,7 @@ func (s *jsonScanner) skipMark() {
 		s.pos = n
 		s.lineStart = int64(n)
 	}
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF { //nolint:errorlint // io.ReadFull says so
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		s.r = failedReader{err} // once what came before is used
 	}
 }

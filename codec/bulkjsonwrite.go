@@ -6,11 +6,7 @@ import (
 	"io"
 )
 
-// appendJSONString appends text, which is UTF-8, as a string of JSON, with nothing escaped that need not be.
-func appendJSONString(dst, text []byte) []byte {
-	return append(appendEscaped(append(dst, '"'), text), '"')
-}
-
+// appendEscaped appends text as a string of JSON has it, with nothing escaped that need not be.
 func appendEscaped(dst, text []byte) []byte {
 	for len(text) > 0 {
 		n := 0

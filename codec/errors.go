@@ -25,6 +25,10 @@ var (
 	ErrDamagedRecord = errors.New("damaged record")
 )
 
+// ErrDamagedArchive is returned by ArchiveReader and VerifyArchive, inside an *ArchiveError: the archive is not as it was
+// written, or needs a newer reader.
+var ErrDamagedArchive = errors.New("damaged archive")
+
 // KeyError says why a key or a prefix is not valid. It is an ErrInvalidKey.
 type KeyError struct {
 	Key    string // as it was given, whatever its length
@@ -80,6 +84,19 @@ func (e *BulkFileError) Unwrap() []error {
 	}
 	return []error{ErrInvalidBulk, e.Cause}
 }
+
+// ArchiveError says what is wrong with an archive, and where. It is an ErrDamagedArchive.
+type ArchiveError struct {
+	Offset int64 // how many bytes had been read when it was noticed
+	Reason string
+}
+
+func (e *ArchiveError) Error() string {
+	return fmt.Sprintf("%v: %s, before byte %d", ErrDamagedArchive, e.Reason, e.Offset)
+}
+
+// Unwrap returns ErrDamagedArchive.
+func (e *ArchiveError) Unwrap() error { return ErrDamagedArchive }
 
 // damaged is the error for a header value that a record cannot have.
 func damaged(header, value, reason string) error {

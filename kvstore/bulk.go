@@ -42,15 +42,23 @@ func (p *Pair) options() (opts []WriteOption) {
 // A BulkOption changes one PutAll, DeleteAll or DeletePrefix.
 type BulkOption interface{ bulk(*bulk) }
 
-type bulkOption func(*bulk)
+// A ProgressOption is a BulkOption, an ExportOption and an ImportOption.
+type ProgressOption interface {
+	BulkOption
+	ExportOption
+	ImportOption
+}
 
-func (f bulkOption) bulk(b *bulk) { f(b) }
+type onProgress func(done int)
+
+func (f onProgress) bulk(b *bulk)       { b.progress = f }
+func (f onProgress) export(e *export)   { e.progress = f }
+func (f onProgress) imports(i *imports) { i.bulk = append(i.bulk, f) }
 
 // OnProgress has f called now and then with the number of writes that are in the
-// log by now, and at the end. It is called by the goroutine that called PutAll.
-func OnProgress(f func(done int)) BulkOption {
-	return bulkOption(func(b *bulk) { b.progress = f })
-}
+// log by now, of an export with the number of entries that were written, and at
+// the end. It is called by the goroutine that called PutAll, Export or the like.
+func OnProgress(f func(done int)) ProgressOption { return onProgress(f) }
 
 // BulkError tells how far a PutAll, DeleteAll or DeletePrefix has come. The
 // writes are numbered from 0 in the order in which they were given. All before

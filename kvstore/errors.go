@@ -61,6 +61,8 @@ var (
 	// ErrReadOnly: the Dir cannot be written, for another reason than that it is
 	// full. Nothing was written; reads go on.
 	ErrReadOnly = errors.New("kvstore: directory cannot be written")
+	// ErrNotEmpty: an import with OnlyIfEmpty found keys. Nothing was written.
+	ErrNotEmpty = errors.New("kvstore: namespace is not empty")
 	// ErrClosed: the Store was closed.
 	ErrClosed = errors.New("kvstore: store closed")
 )

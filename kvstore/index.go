@@ -44,6 +44,7 @@ type index struct {
 	unconfirmed map[string]uint64 // revisions applied ahead of the feed
 	foreign     map[string]uint64 // epochs, by subjects that are no keys
 	watchers    map[*watcher]struct{}
+	followers   map[*follower]struct{}
 	closed      bool
 	wake        chan struct{} // of capacity 1: an earlier deadline than before
 
@@ -75,7 +76,7 @@ func newIndex(c *cache) *index {
 		records: newKeyMap(), cache: c,
 		ordered: newTree(byKey), deadlines: newTree(byDue),
 		unconfirmed: make(map[string]uint64), foreign: make(map[string]uint64),
-		watchers: make(map[*watcher]struct{}), wake: make(chan struct{}, 1),
+		watchers: make(map[*watcher]struct{}), followers: make(map[*follower]struct{}), wake: make(chan struct{}, 1),
 	}
 }
 
@@ -83,6 +84,7 @@ func newIndex(c *cache) *index {
 func (x *index) Apply(epoch uint64, m replication.Message) {
 	x.mu.Lock()
 	x.enter(epoch)
+	x.follow(epoch, &m)
 	if m.Foreign() {
 		x.foreign[m.Subject] = epoch
 		x.counts.foreign.Store(int64(len(x.foreign)))
@@ -230,6 +232,7 @@ func (x *index) Sweep(epoch uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.enter(epoch)
+	x.begunAnew()
 	for subject, e := range x.foreign {
 		if e != epoch {
 			delete(x.foreign, subject)

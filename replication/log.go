@@ -150,6 +150,9 @@ func since(have string, major, minor int) bool {
 	return slices.Compare(is[:], []int{major, minor}) >= 0
 }
 
+// Namespace returns the name of the namespace.
+func (l *Log) Namespace() string { return l.namespace }
+
 // Missing names what the stream does without because its server is older, or
 // because it was made without.
 func (l *Log) Missing() (missing []string) {

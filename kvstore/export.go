@@ -1,0 +1,324 @@
+package kvstore
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+// ExportInfo tells what was exported.
+type ExportInfo struct {
+	Revision Revision // the namespace was like this when it had this revision
+	Keys     int      // that it had then
+	Bytes    int64    // of values that were written
+}
+
+// An ExportOption changes one Export or ExportJSON.
+type ExportOption interface{ export(*export) }
+
+// Export writes all entries of the namespace, exactly as of one revision, with
+// their values, metadata, and expiry to the millisecond, to w as an archive: a
+// file that checks itself (package codec has its format, and VerifyArchive).
+// Import reads it. The revision is not older than what was acknowledged, to
+// anybody, before the call. Others may write meanwhile; none of it waits.
+//
+// Values that are not in memory are loaded from the log, up to 64 at a time. An
+// export needs memory for about 16 MiB of values, and for the keys that are
+// written while it runs, with up to 64 MiB of their values. It ends at a moment
+// at which it knows all that the log had up to a revision: while keys are
+// written again faster than the log can tell of it, it tries until it finds one.
+//
+// Errors: those of Sync and of w; ErrUnavailable also when the log was made or
+// read anew meanwhile. What was written to w then is no archive.
+func (s *Store) Export(ctx context.Context, w io.Writer, opts ...ExportOption) (ExportInfo, error) {
+	e := newExport(s, opts)
+	return e.run(ctx, w)
+}
+
+// export writes one archive: first the keys as they are, in order, then what
+// becomes of them meanwhile, until it knows the whole log up to a revision.
+type export struct {
+	store    *Store
+	follower follower
+	out      *codec.ArchiveWriter
+	progress func(done int)
+	told     time.Time
+
+	present *tree               // what was there at the beginning
+	absent  map[string]struct{} // the keys of it that were not written
+	changed map[string]uint64   // the revision of what was written again; 0: removed
+	entries int
+	info    ExportInfo
+}
+
+func newExport(s *Store, opts []ExportOption) *export {
+	e := &export{
+		store: s, progress: func(int) {}, told: time.Now(),
+		absent: make(map[string]struct{}), changed: make(map[string]uint64),
+	}
+	for _, opt := range opts {
+		opt.export(e)
+	}
+	return e
+}
+
+func (e *export) run(ctx context.Context, w io.Writer) (ExportInfo, error) {
+	if err := e.store.Sync(ctx); err != nil {
+		return ExportInfo{}, err
+	}
+	buffered := bufio.NewWriterSize(w, 256<<10)
+	var err error
+	header := codec.ArchiveHeader{Namespace: e.store.log.Namespace(), Created: time.Now()}
+	if e.out, err = codec.NewArchiveWriter(buffered, header); err != nil {
+		return ExportInfo{}, err
+	}
+	e.present = e.store.index.join(&e.follower)
+	defer e.store.index.leave(&e.follower)
+	if err := e.writePresent(ctx); err != nil {
+		return ExportInfo{}, err
+	}
+	if err := e.writeUntilSettled(ctx); err != nil {
+		return ExportInfo{}, err
+	}
+	err = e.out.Close(codec.ArchiveTrailer{Revision: uint64(e.info.Revision), Keys: uint64(e.info.Keys)})
+	if err != nil {
+		return ExportInfo{}, err
+	}
+	e.progress(e.entries)
+	return e.info, buffered.Flush()
+}
+
+// writeUntilSettled writes what became of keys until that is all up to a
+// revision.
+func (e *export) writeUntilSettled(ctx context.Context) error {
+	for tries := 0; ; tries++ {
+		taken, err := e.store.index.take(&e.follower)
+		if err != nil {
+			return err
+		}
+		if err := e.writeChanges(ctx, taken); err != nil {
+			return err
+		}
+		since := e.store.fence(&e.follower)
+		if err := e.store.Sync(ctx); err != nil {
+			return err
+		}
+		rest, at, ok, err := e.store.settle(&e.follower, since)
+		if err != nil {
+			return err
+		}
+		if ok {
+			e.info.Revision = Revision(at)
+			return e.writeChanges(ctx, rest)
+		}
+		if err := e.pause(ctx, tries); err != nil {
+			return err
+		}
+	}
+}
+
+// pause spares the server: it gets longer, up to 10 ms.
+func (e *export) pause(ctx context.Context, tries int) error {
+	select {
+	case <-time.After(time.Duration(min(tries, 100)) * 100 * time.Microsecond):
+		return nil
+	case <-ctx.Done():
+		return unsent(context.Cause(ctx))
+	case <-e.store.done:
+		return ErrClosed
+	}
+}
+
+const (
+	exportWindow      = 256      // entries whose values are loaded at the same time
+	exportWindowBytes = 16 << 20 // of their values, or one
+	exportLoads       = 64       // at a time
+)
+
+// item is an entry on its way into the archive.
+type item struct {
+	codec.ArchiveEntry
+	rec   *record // from which its value is to be had; nil: it is there, or there is none
+	value string
+	gone  bool // the value is not to be had any more
+}
+
+// writePresent writes what was there when the export began. What has moved since
+// is left out: that will be told.
+func (e *export) writePresent(ctx context.Context) (err error) {
+	var window []*item
+	size := 0
+	flush := func() bool {
+		err = e.writeItems(ctx, window)
+		window, size = window[:0], 0
+		return err == nil
+	}
+	e.present.Scan(func(r *record) bool {
+		if !r.visible() || e.store.index.records.find(r.key()) != r {
+			e.absent[r.key()] = struct{}{}
+			return true
+		}
+		if len(window) > 0 && size+int(r.size) > exportWindowBytes && !flush() {
+			return false
+		}
+		window = append(window, itemOf(r))
+		size += int(r.size)
+		return len(window) < exportWindow || flush()
+	})
+	if err != nil {
+		return err
+	}
+	return e.writeItems(ctx, window)
+}
+
+func itemOf(r *record) *item {
+	return &item{rec: r, ArchiveEntry: codec.ArchiveEntry{
+		Key: r.key(), Revision: r.revision, Modified: time.Unix(0, r.stored.Load()), Expires: r.particulars().expires,
+		Metadata: []byte(r.meta()), Size: int64(r.size),
+	}}
+}
+
+// writeChanges writes what has become of keys.
+func (e *export) writeChanges(ctx context.Context, c changes) error {
+	var window []*item
+	size := 0
+	for _, key := range c.order {
+		it := e.changedItem(key, c.moved[key])
+		if it.rec != nil {
+			size += int(it.rec.size)
+		}
+		if window = append(window, it); len(window) < exportWindow && size < exportWindowBytes {
+			continue
+		}
+		if err := e.writeItems(ctx, window); err != nil {
+			return err
+		}
+		window, size = window[:0], 0
+	}
+	return e.writeItems(ctx, window)
+}
+
+func (e *export) changedItem(key string, m moved) *item {
+	if m.held && !m.deleted {
+		return &item{value: string(m.value), ArchiveEntry: codec.ArchiveEntry{
+			Changed: true, Key: key, Revision: m.revision, Modified: time.Unix(0, m.stored), Expires: m.expires,
+			Metadata: m.metadata, Size: int64(len(m.value)),
+		}}
+	}
+	r := e.store.index.records.find(key)
+	if m.deleted || r == nil || r.revision != m.revision {
+		return removal(key, m.revision) // or it has moved on, and that will be told
+	}
+	it := itemOf(r)
+	it.Changed = true
+	return it
+}
+
+func removal(key string, revision uint64) *item {
+	return &item{ArchiveEntry: codec.ArchiveEntry{Op: codec.OpDelete, Changed: true, Key: key, Revision: revision}}
+}
+
+// writeItems writes entries in their order, once their values are there.
+func (e *export) writeItems(ctx context.Context, items []*item) error {
+	if err := e.loadValues(ctx, items); err != nil {
+		return err
+	}
+	for _, it := range items {
+		if it.gone && !it.Changed {
+			e.absent[it.Key] = struct{}{}
+			continue
+		}
+		if it.gone { // what the archive has of the key is not true any more
+			it = removal(it.Key, it.Revision)
+		}
+		if err := e.out.Write(it.ArchiveEntry, strings.NewReader(it.value)); err != nil {
+			return err
+		}
+		e.count(it)
+	}
+	return nil
+}
+
+// loadValues loads the values that are not in memory, several at a time.
+func (e *export) loadValues(ctx context.Context, items []*item) error {
+	var missing []*item
+	for _, it := range items {
+		if it.rec == nil {
+			continue
+		}
+		if text, ok := it.rec.text(); ok {
+			it.value = text
+		} else {
+			missing = append(missing, it)
+		}
+	}
+	queue := make(chan *item, len(missing))
+	for _, it := range missing {
+		queue <- it
+	}
+	close(queue)
+	errs := make([]error, min(len(missing), exportLoads))
+	var workers sync.WaitGroup
+	for i := range errs {
+		workers.Go(func() {
+			for it := range queue {
+				if errs[i] == nil {
+					errs[i] = e.load(ctx, it)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return errors.Join(errs...)
+}
+
+// load is where the value of an entry comes from.
+func (e *export) load(ctx context.Context, it *item) (err error) {
+	it.value, err = e.store.fetch(ctx, it.rec)
+	if errors.Is(err, errSuperseded) {
+		it.gone = true
+		return nil
+	}
+	return err
+}
+
+// count keeps account of what the archive has.
+func (e *export) count(it *item) {
+	is := it.Op == codec.OpPut
+	if it.Changed {
+		if e.has(it.Key) {
+			e.info.Keys--
+		}
+		e.changed[it.Key] = 0
+		if is {
+			e.changed[it.Key] = it.Revision
+		}
+	}
+	if is {
+		e.info.Keys++
+		e.info.Bytes += it.Size
+	}
+	e.entries++
+	if time.Since(e.told) >= progressEvery {
+		e.told = time.Now()
+		e.progress(e.entries)
+	}
+}
+
+// has tells whether the archive has a key by now.
+func (e *export) has(key string) bool {
+	if revision, ok := e.changed[key]; ok {
+		return revision != 0
+	}
+	if _, ok := e.absent[key]; ok {
+		return false
+	}
+	_, ok := e.present.Get(allocate(key))
+	return ok
+}

@@ -1,0 +1,99 @@
+package kvstore
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+// ExportJSON is Export in the bulk JSON of Workers KV, which its tool wrangler
+// and ImportJSON read (codec.ReadBulk): each key once, in order except for those
+// that were written meanwhile. It has no revision, and expiry in whole seconds:
+// fractions are rounded up. Values that are not UTF-8 are in base64. What has
+// expired is left out. A file of it cannot tell whether it is damaged, beyond
+// what JSON can.
+//
+// It needs room for an archive of the namespace in the directory for temporary
+// files, and removes it. Errors are those of Export, of the file system, and
+// codec.ErrInvalidBulk for what bulk JSON cannot have: a value of another NATS
+// client of more than 25 MiB, or an expiry after the year 9999.
+func (s *Store) ExportJSON(ctx context.Context, w io.Writer, opts ...ExportOption) (info ExportInfo, err error) {
+	spool, err := os.CreateTemp("", "nearkv-export-*")
+	if err != nil {
+		return ExportInfo{}, err
+	}
+	defer func() { err = errors.Join(err, spool.Close(), os.Remove(spool.Name())) }()
+	e := newExport(s, opts)
+	if info, err = e.run(ctx, spool); err != nil {
+		return ExportInfo{}, err
+	}
+	if _, err := spool.Seek(0, io.SeekStart); err != nil {
+		return ExportInfo{}, err
+	}
+	info.Keys, info.Bytes, err = e.convert(ctx, bufio.NewReaderSize(spool, 256<<10), codec.NewBulkWriter(w))
+	return info, err
+}
+
+// convert writes the last value of each key of the archive that was exported.
+func (e *export) convert(ctx context.Context, archive io.Reader, out *codec.BulkWriter) (keys int, size int64, err error) {
+	in, err := codec.NewArchiveReader(archive)
+	if err != nil {
+		return 0, 0, err
+	}
+	var room []byte
+	for {
+		entry, err := in.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return keys, size, out.Close()
+		case err != nil:
+			return keys, size, err
+		case ctx.Err() != nil:
+			return keys, size, unsent(context.Cause(ctx))
+		case !e.isLast(&entry) || expiredAt(entry.Expires, time.Now()):
+			continue
+		}
+		if room, err = readValue(in, room[:0], entry.Size); err != nil {
+			return keys, size, err
+		}
+		pair := codec.BulkPair{Key: entry.Key, Value: room, Metadata: entry.Metadata}
+		if entry.Expires != 0 {
+			pair.Expires = time.UnixMilli(entry.Expires)
+		}
+		if err := out.Write(pair); err != nil {
+			return keys, size, err
+		}
+		keys++
+		size += entry.Size
+	}
+}
+
+// isLast tells whether an entry of the archive is what a key has in the end.
+func (e *export) isLast(entry *codec.ArchiveEntry) bool {
+	if entry.Op == codec.OpDelete {
+		return false
+	}
+	last, ok := e.changed[entry.Key]
+	return !ok && !entry.Changed || entry.Changed && last == entry.Revision
+}
+
+func expiredAt(expires int64, now time.Time) bool { return expires != 0 && expires <= now.UnixMilli() }
+
+// readValue appends a value of an archive.
+func readValue(in *codec.ArchiveReader, dst []byte, size int64) ([]byte, error) {
+	for size > 0 {
+		// The archive says the size: memory is taken as the value comes.
+		from, n := len(dst), int(min(size, 1<<20))
+		dst = append(dst, make([]byte, n)...)
+		if _, err := io.ReadFull(in, dst[from:]); err != nil {
+			return dst, err
+		}
+		size -= int64(n)
+	}
+	return dst, nil
+}

@@ -170,7 +170,7 @@ func writeBulk[T any](c *cli, s *session, b bulk[T], in *input, total int) error
 		}
 	}))
 	bar.end()
-	sum := summary{Done: n, Total: total, Skipped: b.skip, Seconds: time.Since(began).Round(time.Millisecond).Seconds()}
+	sum := summary{Done: n, Total: total, Skipped: b.skip, Seconds: seconds(began)}
 	if err = errors.Join(err, unread); err != nil {
 		return c.bulkFailed(sum, b.unit, err)
 	}

@@ -8,6 +8,8 @@
 //	kvctl list                       names of keys: --prefix, --limit, --cursor, --long
 //	kvctl watch [PREFIX]             a line for each key, and then for each change
 //	kvctl bulk put|delete|get FILE   many keys, by the JSON files of wrangler
+//	kvctl export FILE                a namespace as of one revision: --format archive|json
+//	kvctl import FILE                write it back: --delete-others, --only-if-empty
 //	kvctl namespaces                 what namespaces there are
 //	kvctl status                     state, lag, keys, bytes, hit ratio, durability, server, limits
 //	kvctl permissions                what a user of a NATS server needs: --write
@@ -20,7 +22,7 @@
 // --url URL is a NATS server, with --creds, --user and --password, or --tls-ca,
 // --tls-cert and --tls-key. --namespace NAME (-n) says which namespace. Where no
 // flag is given, NEARKV_DIR, NEARKV_URL, NEARKV_NAMESPACE, NEARKV_CREDS, NEARKV_USER
-// and NEARKV_PASSWORD count. put, bulk put and bench create a namespace that
+// and NEARKV_PASSWORD count. put, bulk put, import and bench create a namespace that
 // does not exist; the other commands report it, and name those that there are.
 //
 // Each call opens a replica, which reads the index of the namespace: about a second

@@ -76,7 +76,7 @@ func statusOf(err error) int {
 	switch {
 	case is(kvstore.ErrNotFound, kvstore.ErrNoNamespace):
 		return exitNotFound
-	case is(kvstore.ErrConflict):
+	case is(kvstore.ErrConflict, kvstore.ErrNotEmpty):
 		return exitConflict
 	case is(kvstore.ErrIndeterminate):
 		return exitIndeterminate
@@ -85,7 +85,7 @@ func statusOf(err error) int {
 	case is(kvstore.ErrUnavailable, kvstore.ErrOverloaded, kvstore.ErrStale, context.DeadlineExceeded, errTimeout):
 		return exitUnavailable
 	case is(kvstore.ErrInvalidKey, kvstore.ErrInvalidMetadata, kvstore.ErrInvalidExpiry, kvstore.ErrInvalidOptions,
-		kvstore.ErrInvalidNamespace, kvstore.ErrTooLarge, codec.ErrInvalidBulk, fs.ErrNotExist):
+		kvstore.ErrInvalidNamespace, kvstore.ErrTooLarge, codec.ErrInvalidBulk, codec.ErrDamagedArchive, fs.ErrNotExist):
 		return exitMisuse
 	}
 	return exitFailed

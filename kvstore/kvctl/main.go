@@ -53,7 +53,7 @@ func (c *cli) root() *cobra.Command {
 	c.addFlags(root)
 	root.AddCommand(
 		c.getCommand(), c.putCommand(), c.deleteCommand(), c.listCommand(), c.watchCommand(), c.bulkCommand(),
-		c.namespacesCommand(), c.statusCommand(), c.permissionsCommand(), c.benchCommand(),
+		c.exportCommand(), c.importCommand(), c.namespacesCommand(), c.statusCommand(), c.permissionsCommand(), c.benchCommand(),
 	)
 	return root
 }

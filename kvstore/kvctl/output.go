@@ -157,6 +157,9 @@ func unix(t time.Time) int64 {
 	return t.Unix()
 }
 
+// seconds is how long something took, to the millisecond.
+func seconds(began time.Time) float64 { return time.Since(began).Round(time.Millisecond).Seconds() }
+
 // size is a number of bytes for people.
 func size(n int64) string {
 	if n < 1<<10 {

@@ -28,6 +28,7 @@ func TestScripts(t *testing.T) {
 			"status": scriptStatus,
 			"server": scriptServer,
 			"bytes":  scriptBytes,
+			"cut":    scriptCut,
 		},
 	})
 }
@@ -66,4 +67,10 @@ func scriptBytes(ts *testscript.TestScript, _ bool, args []string) {
 		data[i] = byte(i)
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
+}
+
+// scriptCut cuts the last byte off a file.
+func scriptCut(ts *testscript.TestScript, _ bool, args []string) {
+	data := ts.ReadFile(args[0])
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(data[:len(data)-1]), 0o600))
 }

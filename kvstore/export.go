@@ -34,8 +34,7 @@ type ExportOption interface{ export(*export) }
 // at which it knows all that the log had up to a revision: while keys are
 // written again faster than the log can tell of it, it tries until it finds one.
 //
-// Errors: those of Sync and of w; ErrUnavailable also when the log was made or
-// read anew meanwhile. What was written to w then is no archive.
+// Errors: those of Sync and of w. What was written to w then is no archive.
 func (s *Store) Export(ctx context.Context, w io.Writer, opts ...ExportOption) (ExportInfo, error) {
 	e := newExport(s, opts)
 	return e.run(ctx, w)
@@ -45,22 +44,22 @@ func (s *Store) Export(ctx context.Context, w io.Writer, opts ...ExportOption) (
 // becomes of them meanwhile, until it knows the whole log up to a revision.
 type export struct {
 	store    *Store
-	follower follower
+	follower *follower
 	out      *codec.ArchiveWriter
 	progress func(done int)
 	told     time.Time
 
 	present *tree               // what was there at the beginning
 	absent  map[string]struct{} // the keys of it that were not written
-	changed map[string]uint64   // the revision of what was written again; 0: removed
-	entries int
+	changed map[string]int      // the number, from 1, of the last entry of what was written again; 0: removed
+	entries int                 // in the archive
 	info    ExportInfo
 }
 
 func newExport(s *Store, opts []ExportOption) *export {
 	e := &export{
 		store: s, progress: func(int) {}, told: time.Now(),
-		absent: make(map[string]struct{}), changed: make(map[string]uint64),
+		absent: make(map[string]struct{}), changed: make(map[string]int),
 	}
 	for _, opt := range opts {
 		opt.export(e)
@@ -78,12 +77,7 @@ func (e *export) run(ctx context.Context, w io.Writer) (ExportInfo, error) {
 	if e.out, err = codec.NewArchiveWriter(buffered, header); err != nil {
 		return ExportInfo{}, err
 	}
-	e.present = e.store.index.join(&e.follower)
-	defer e.store.index.leave(&e.follower)
-	if err := e.writePresent(ctx); err != nil {
-		return ExportInfo{}, err
-	}
-	if err := e.writeUntilSettled(ctx); err != nil {
+	if err := e.writeAll(ctx); err != nil {
 		return ExportInfo{}, err
 	}
 	err = e.out.Close(codec.ArchiveTrailer{Revision: uint64(e.info.Revision), Keys: uint64(e.info.Keys)})
@@ -94,22 +88,52 @@ func (e *export) run(ctx context.Context, w io.Writer) (ExportInfo, error) {
 	return e.info, buffered.Flush()
 }
 
+// writeAll writes everything, and what becomes of it, up to a revision. When the
+// log is read anew meanwhile, so is everything written.
+func (e *export) writeAll(ctx context.Context) error {
+	for {
+		e.follower = &follower{}
+		present := e.store.index.join(e.follower)
+		err := e.writeFrom(ctx, present)
+		e.store.index.leave(e.follower)
+		if !errors.Is(err, errLogAnew) {
+			return err
+		}
+		if err := e.store.Sync(ctx); err != nil { // that it has been read
+			return err
+		}
+	}
+}
+
+func (e *export) writeFrom(ctx context.Context, present *tree) error {
+	again := e.present != nil
+	if !again {
+		e.present = present
+	} else if err := e.writeRemovals(present); err != nil {
+		return err
+	}
+	if err := e.writePresent(ctx, present, again); err != nil {
+		return err
+	}
+	return e.writeUntilSettled(ctx)
+}
+
 // writeUntilSettled writes what became of keys until that is all up to a
 // revision.
 func (e *export) writeUntilSettled(ctx context.Context) error {
 	for tries := 0; ; tries++ {
-		taken, err := e.store.index.take(&e.follower)
+		taken, err := e.store.index.take(e.follower)
 		if err != nil {
 			return err
 		}
 		if err := e.writeChanges(ctx, taken); err != nil {
 			return err
 		}
-		since := e.store.fence(&e.follower)
+		since := e.store.index.fence(e.follower, e.applied())
 		if err := e.store.Sync(ctx); err != nil {
 			return err
 		}
-		rest, at, ok, err := e.store.settle(&e.follower, since)
+		rest, at, ok, err := e.store.index.settle(e.follower, since, e.applied())
 		if err != nil {
 			return err
 		}
@@ -123,10 +147,13 @@ func (e *export) writeUntilSettled(ctx context.Context) error {
 	}
 }
 
-// pause spares the server: it gets longer, up to 10 ms.
+func (e *export) applied() uint64 { return e.store.feed.Status().Applied.Sequence }
+
+// pause spares the server and the feed, which looks for trouble when it is asked
+// for an end that it has not reached. It gets longer, up to 20 ms.
 func (e *export) pause(ctx context.Context, tries int) error {
 	select {
-	case <-time.After(time.Duration(min(tries, 100)) * 100 * time.Microsecond):
+	case <-time.After(time.Duration(min(1+tries, 20)) * time.Millisecond):
 		return nil
 	case <-ctx.Done():
 		return unsent(context.Cause(ctx))
@@ -149,32 +176,46 @@ type item struct {
 	gone  bool // the value is not to be had any more
 }
 
-// writePresent writes what was there when the export began. What has moved since
-// is left out: that will be told.
-func (e *export) writePresent(ctx context.Context) (err error) {
-	var window []*item
-	size := 0
-	flush := func() bool {
-		err = e.writeItems(ctx, window)
-		window, size = window[:0], 0
-		return err == nil
-	}
-	e.present.Scan(func(r *record) bool {
-		if !r.visible() || e.store.index.records.find(r.key()) != r {
+// writePresent writes what was there when the following began, again if that is
+// not the first time. What has moved since is left out: that will be told.
+func (e *export) writePresent(ctx context.Context, present *tree, again bool) (err error) {
+	w := e.newWindow(ctx)
+	present.Scan(func(r *record) bool {
+		switch {
+		case r.visible() && e.store.index.records.find(r.key()) == r:
+			it := itemOf(r)
+			it.Changed = again
+			err = w.add(it)
+		case !again:
 			e.absent[r.key()] = struct{}{}
-			return true
+		case e.has(r.key()):
+			err = w.add(removal(r.key(), r.revision))
 		}
-		if len(window) > 0 && size+int(r.size) > exportWindowBytes && !flush() {
-			return false
-		}
-		window = append(window, itemOf(r))
-		size += int(r.size)
-		return len(window) < exportWindow || flush()
+		return err == nil
 	})
 	if err != nil {
 		return err
 	}
-	return e.writeItems(ctx, window)
+	return w.flush()
+}
+
+// writeRemovals removes from the archive what was not present when the log had
+// been read anew.
+func (e *export) writeRemovals(present *tree) (err error) {
+	remove := func(key string) bool {
+		if _, ok := present.Get(allocate(key)); !ok && e.has(key) {
+			err = e.write(removal(key, 0))
+		}
+		return err == nil
+	}
+	e.present.Scan(func(r *record) bool { return remove(r.key()) })
+	for key := range e.changed {
+		if err != nil {
+			break
+		}
+		remove(key)
+	}
+	return err
 }
 
 func itemOf(r *record) *item {
@@ -186,22 +227,13 @@ func itemOf(r *record) *item {
 
 // writeChanges writes what has become of keys.
 func (e *export) writeChanges(ctx context.Context, c changes) error {
-	var window []*item
-	size := 0
+	w := e.newWindow(ctx)
 	for _, key := range c.order {
-		it := e.changedItem(key, c.moved[key])
-		if it.rec != nil {
-			size += int(it.rec.size)
-		}
-		if window = append(window, it); len(window) < exportWindow && size < exportWindowBytes {
-			continue
-		}
-		if err := e.writeItems(ctx, window); err != nil {
+		if err := w.add(e.changedItem(key, c.moved[key])); err != nil {
 			return err
 		}
-		window, size = window[:0], 0
 	}
-	return e.writeItems(ctx, window)
+	return w.flush()
 }
 
 func (e *export) changedItem(key string, m moved) *item {
@@ -224,24 +256,60 @@ func removal(key string, revision uint64) *item {
 	return &item{ArchiveEntry: codec.ArchiveEntry{Op: codec.OpDelete, Changed: true, Key: key, Revision: revision}}
 }
 
-// writeItems writes entries in their order, once their values are there.
-func (e *export) writeItems(ctx context.Context, items []*item) error {
-	if err := e.loadValues(ctx, items); err != nil {
-		return err
+// window collects entries whose values are loaded at the same time.
+type window struct {
+	export *export
+	ctx    context.Context
+	items  []*item
+	size   int // of the values that may have to be loaded
+}
+
+func (e *export) newWindow(ctx context.Context) *window { return &window{export: e, ctx: ctx} }
+
+func (w *window) add(it *item) error {
+	size := 0
+	if it.rec != nil {
+		size = int(it.rec.size)
 	}
-	for _, it := range items {
-		if it.gone && !it.Changed {
-			e.absent[it.Key] = struct{}{}
-			continue
-		}
-		if it.gone { // what the archive has of the key is not true any more
-			it = removal(it.Key, it.Revision)
-		}
-		if err := e.out.Write(it.ArchiveEntry, strings.NewReader(it.value)); err != nil {
+	if w.size+size > exportWindowBytes || len(w.items) == exportWindow {
+		if err := w.flush(); err != nil {
 			return err
 		}
-		e.count(it)
 	}
+	w.items = append(w.items, it)
+	w.size += size
+	return nil
+}
+
+// flush writes the entries in their order, once their values are there.
+func (w *window) flush() error {
+	if err := w.export.loadValues(w.ctx, w.items); err != nil {
+		return err
+	}
+	for _, it := range w.items {
+		if err := w.export.write(it); err != nil {
+			return err
+		}
+	}
+	w.items, w.size = w.items[:0], 0
+	if w.ctx.Err() != nil {
+		return unsent(context.Cause(w.ctx))
+	}
+	return nil
+}
+
+func (e *export) write(it *item) error {
+	if it.gone && !it.Changed {
+		e.absent[it.Key] = struct{}{}
+		return nil
+	}
+	if it.gone { // what the archive may have of the key is not true any more
+		it = removal(it.Key, it.Revision)
+	}
+	if err := e.out.Write(it.ArchiveEntry, strings.NewReader(it.value)); err != nil {
+		return err
+	}
+	e.count(it)
 	return nil
 }
 
@@ -290,6 +358,7 @@ func (e *export) load(ctx context.Context, it *item) (err error) {
 
 // count keeps account of what the archive has.
 func (e *export) count(it *item) {
+	e.entries++
 	is := it.Op == codec.OpPut
 	if it.Changed {
 		if e.has(it.Key) {
@@ -297,14 +366,13 @@ func (e *export) count(it *item) {
 		}
 		e.changed[it.Key] = 0
 		if is {
-			e.changed[it.Key] = it.Revision
+			e.changed[it.Key] = e.entries
 		}
 	}
 	if is {
 		e.info.Keys++
 		e.info.Bytes += it.Size
 	}
-	e.entries++
 	if time.Since(e.told) >= progressEvery {
 		e.told = time.Now()
 		e.progress(e.entries)
@@ -313,8 +381,8 @@ func (e *export) count(it *item) {
 
 // has tells whether the archive has a key by now.
 func (e *export) has(key string) bool {
-	if revision, ok := e.changed[key]; ok {
-		return revision != 0
+	if number, ok := e.changed[key]; ok {
+		return number != 0
 	}
 	if _, ok := e.absent[key]; ok {
 		return false

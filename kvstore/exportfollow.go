@@ -1,7 +1,7 @@
 package kvstore
 
 import (
-	"fmt"
+	"errors"
 
 	"github.com/nearkv/nearkv/codec"
 	"github.com/nearkv/nearkv/replication"
@@ -131,34 +131,34 @@ func (x *index) take(f *follower) (changes, error) {
 	return f.takeLocked(), nil
 }
 
-var errLogAnew = fmt.Errorf("kvstore: %w: the log was read anew during the export; begin again", ErrUnavailable)
+// errLogAnew: the log was read from its start, so that a follower does not know
+// what has gone.
+var errLogAnew = errors.New("the log was read anew")
 
 // fence is a moment of a follower.
 type fence struct {
 	gaps    int
-	applied uint64
+	applied uint64 // by the feed, before that moment
 }
 
-func (s *Store) fence(f *follower) fence {
-	applied := s.feed.Status().Applied.Sequence
-	s.index.mu.Lock()
-	defer s.index.mu.Unlock()
+func (x *index) fence(f *follower, applied uint64) fence {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	return fence{f.gaps, applied}
 }
 
 // settle ends the following if what f was told is, with what was there when it
 // began, all of the log up to a revision, which it returns with what was not
-// taken yet. since is a fence from before the log was asked for its end, which
-// the feed has reached since.
+// taken yet. since is a fence from before the log was asked for its end, and
+// applied is how far the feed has come since then: to that end or farther.
 //
 // Invariant: a record up to that revision that f was not told of was replaced
 // by one that is not behind it either. For had it been passed over before the
 // fence, its successor was in the log when that was asked for its end; and since
 // the fence nothing was passed over.
-func (s *Store) settle(f *follower, since fence) (rest changes, at uint64, ok bool, err error) {
-	applied := s.feed.Status().Applied.Sequence
-	s.index.mu.Lock()
-	defer s.index.mu.Unlock()
+func (x *index) settle(f *follower, since fence, applied uint64) (rest changes, at uint64, ok bool, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	switch {
 	case f.lost:
 		return changes{}, 0, false, errLogAnew
@@ -167,6 +167,6 @@ func (s *Store) settle(f *follower, since fence) (rest changes, at uint64, ok bo
 	case applied > f.last && applied != since.applied: // it went on without a record to tell of
 		return changes{}, 0, false, nil
 	}
-	delete(s.index.followers, f)
+	delete(x.followers, f)
 	return f.takeLocked(), max(applied, f.last), true, nil
 }

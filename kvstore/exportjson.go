@@ -46,7 +46,7 @@ func (e *export) convert(ctx context.Context, archive io.Reader, out *codec.Bulk
 		return 0, 0, err
 	}
 	var room []byte
-	for {
+	for number := 1; ; number++ {
 		entry, err := in.Next()
 		switch {
 		case errors.Is(err, io.EOF):
@@ -55,7 +55,7 @@ func (e *export) convert(ctx context.Context, archive io.Reader, out *codec.Bulk
 			return keys, size, err
 		case ctx.Err() != nil:
 			return keys, size, unsent(context.Cause(ctx))
-		case !e.isLast(&entry) || expiredAt(entry.Expires, time.Now()):
+		case !e.isLast(number, &entry) || expiredAt(entry.Expires, time.Now()):
 			continue
 		}
 		if room, err = readValue(in, room[:0], entry.Size); err != nil {
@@ -73,13 +73,10 @@ func (e *export) convert(ctx context.Context, archive io.Reader, out *codec.Bulk
 	}
 }
 
-// isLast tells whether an entry of the archive is what a key has in the end.
-func (e *export) isLast(entry *codec.ArchiveEntry) bool {
-	if entry.Op == codec.OpDelete {
-		return false
-	}
+// isLast tells whether an entry of the archive is what its key has in the end.
+func (e *export) isLast(number int, entry *codec.ArchiveEntry) bool {
 	last, ok := e.changed[entry.Key]
-	return !ok && !entry.Changed || entry.Changed && last == entry.Revision
+	return entry.Op == codec.OpPut && (!ok || last == number)
 }
 
 func expiredAt(expires int64, now time.Time) bool { return expires != 0 && expires <= now.UnixMilli() }

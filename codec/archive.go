@@ -14,26 +14,7 @@ import (
 	"unicode/utf8"
 )
 
-// An archive is a file with the entries of a namespace as of one revision, that checks itself. All numbers are
-// little-endian. It begins with the 8 bytes "nearkv\r\n" and goes on with blocks:
-//
-//	kind    1 byte
-//	length  4 bytes, of the payload: at most 128 KiB
-//	payload
-//	sum     4 bytes: CRC-32C of all kinds, lengths and payloads from the first block to this one
-//
-// The kinds, and what is in their payloads, one after the other:
-//
-//	'H'  the first block: version (2 bytes, 1), created (8, unix milliseconds), namespace (the rest)
-//	'P'  a value: changed (1: 0 or 1), revision (8), modified (8, unix nanoseconds), expires (8, unix milliseconds, 0 is
-//	     never), lengths of key (2), metadata (2) and value (4), key, metadata, the first 64 KiB of the value
-//	'C'  the next 64 KiB of the value, or what is left of it, as often as needed behind a 'P'
-//	'D'  a removal: revision (8), key (the rest)
-//	'T'  the last block: revision (8), number of 'P' and 'D' (8), bytes of values in all 'P' (8), keys (8), SHA-256 of
-//	     the file up to this block (32)
-//
-// Of several values and removals of a key the last counts: an archive of a namespace that is written to meanwhile
-// has the keys as they were when it began, and then, with changed = 1, what became of them, up to the revision.
+// The format is in the package comment.
 const (
 	archiveMagic   = "nearkv\r\n"
 	archiveVersion = 1

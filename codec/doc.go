@@ -38,10 +38,41 @@
 //
 // A [Codec] turns values of one type into bytes and back: [MsgPack], [JSON], [Raw] and [String].
 //
+// # Archives
+//
+// An archive ([ArchiveWriter], [ArchiveReader], [VerifyArchive]) is a file with the entries of a namespace as of one
+// revision, that checks itself. All numbers are little-endian. It begins with the 8 bytes "nearkv\r\n" and goes on with
+// blocks, without anything between them or behind the last:
+//
+//	kind      1 byte
+//	length    4 bytes, of the payload: at most 128 KiB
+//	payload
+//	sum       4 bytes: CRC-32C of all kinds, lengths and payloads from the first block to this one
+//
+// The kinds of blocks, and what is in their payloads, one after the other, with its length in bytes:
+//
+//	H  the first: version (2; it is 1), created (8; unix milliseconds), namespace (the rest)
+//	P  a value: changed (1; 0 or 1), revision (8), modified (8; unix nanoseconds), expires (8; unix milliseconds, 0 is
+//	   never), lengths of key (2), metadata (2) and value (4), key, metadata, the first 64 KiB of the value
+//	C  behind a P or C: the next 64 KiB of its value, or what is left of it
+//	D  a removal: revision (8), key (the rest)
+//	T  the last: revision of the namespace (8), number of P and D (8), bytes of the values of all P (8), keys in the
+//	   end (8), SHA-256 of the file up to this block (32)
+//
+// Of several P and D of a key the last counts. Those with changed = 0 are of different keys, in any order; those with
+// changed = 1, and all D, tell what became of keys while the archive was written.
+// (TestArchive, TestArchiveDamage, TestArchiveDigest, FuzzReadArchive)
+//
+// # Bulk JSON
+//
+// [ReadBulk], [ReadBulkKeys] and [BulkWriter] are for the files of Workers KV and its tool wrangler. Nothing in them is
+// mended silently. (TestReadBulk, TestReadBulkRefuses, TestBulkRoundTrip, FuzzReadBulk)
+//
 // # Hostile input
 //
 // Whoever may write to a stream may write anything. [Key], [DecodeRecord] and every [Codec.Decode] of this package
 // answer any input with a value or an error: they do not panic, do not recurse without bound, and do not allocate
-// more than a multiple of what they are given. (FuzzSubjectDecode, FuzzDecodeRecord, FuzzMsgPackDecode,
-// TestMsgPackHostile)
+// more than a multiple of what they are given. So do the readers of archives and of bulk JSON, which hold no more than a
+// block, or an element. (FuzzSubjectDecode, FuzzDecodeRecord, FuzzMsgPackDecode, TestMsgPackHostile, FuzzReadArchive,
+// FuzzReadBulk, TestReadBulkEndless)
 package codec

@@ -2,6 +2,7 @@ package codec_test
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/nearkv/nearkv/codec"
 )
@@ -47,4 +48,23 @@ func ExampleEncodeMetadata() {
 	// Output:
 	// {"by":"<ann>","type":"text/html"} <nil>
 	// true <nil>
+}
+
+func ExampleReadBulk() {
+	file := strings.NewReader(`[
+  {"key": "user:7", "value": "Ada", "expiration_ttl": 3600},
+  {"key": "logo", "value": "/9j/", "base64": true, "metadata": {"type": "image/jpeg"}},
+  {"key": "", "value": "no"}
+]`)
+	for pair, err := range codec.ReadBulk(file, codec.BulkOptions{}) {
+		if err != nil {
+			fmt.Println(err)
+			break
+		}
+		fmt.Printf("%s %q %v %q\n", pair.Key, pair.Value, pair.TTL, pair.Metadata)
+	}
+	// Output:
+	// user:7 "Ada" 1h0m0s ""
+	// logo "\xff\xd8\xff" 0s "{\"type\":\"image/jpeg\"}"
+	// line 4, column 11 (element 2): invalid key "": empty
 }

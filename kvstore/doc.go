@@ -59,6 +59,18 @@
 // See Watch: nothing is lost, the changes of one key come in order, a slow
 // loop gets the last of what it missed, and it holds nobody up.
 //
+// # Backup
+//
+// Export writes a namespace to a file that checks itself, exactly as it was at
+// one revision, while others go on writing (TestExportWhileWritten). Import
+// writes such a file into any namespace: bytes, metadata, and expiry to the
+// millisecond (TestImport). Damage is noticed, wherever it is (TestImportDamaged).
+// Check a file with codec.VerifyArchive before it is imported. ExportJSON and
+// ImportJSON do so with the bulk JSON of Workers KV.
+//
+// To have a namespace exactly as a file says, import it with DeleteOthers, or
+// with OnlyIfEmpty. Revisions are not restored: what is imported is written anew.
+//
 // # When the log cannot be reached
 //
 // Reads of what is in memory go on, also of what is not there. Status says
@@ -94,7 +106,8 @@
 // it is found, and all keys. cache.go decides which values stay. get.go and
 // load.go are the way of a read, put.go, change.go (what to write, decided without
 // effects) and write.go (how to get it written) the way of a write, and bulk.go
-// that of many. expire.go, list.go and watch.go use the index. view.go decodes.
+// that of many. export.go writes a file while exportfollow.go tells it what changes
+// and when it may end; import.go reads one. expire.go, list.go and watch.go use the index. view.go decodes.
 // store.go and backend.go open and close; disk.go knows whether the disk of a Dir
 // takes anything, and durability.go is what a write survives.
 package kvstore

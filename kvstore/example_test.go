@@ -1,12 +1,16 @@
 package kvstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log"
+	"os"
+	"strings"
 	"time"
 
+	"github.com/nearkv/nearkv/codec"
 	"github.com/nearkv/nearkv/kvstore"
 )
 
@@ -117,4 +121,65 @@ func ExampleStore_Watch() {
 	// Output:
 	// put flag:a on
 	// delete flag:a
+}
+
+// A backup in a file, and a namespace that is made exactly what it was.
+func ExampleStore_Export() {
+	ctx := context.Background()
+	store, err := kvstore.Open(ctx, "app", kvstore.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if _, err := store.Put(ctx, "motd", []byte("hello"), kvstore.WithMetadata("en")); err != nil {
+		log.Fatal(err)
+	}
+
+	var file bytes.Buffer // or a file
+	info, err := store.Export(ctx, &file)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d key at revision %d\n", info.Keys, info.Revision)
+
+	for _, key := range []string{"motd", "other"} {
+		if _, err := store.Put(ctx, key, []byte("a mistake")); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	if _, _, err := codec.VerifyArchive(bytes.NewReader(file.Bytes())); err != nil { // the whole of it, first
+		log.Fatal(err)
+	}
+	if _, err := store.Import(ctx, &file, kvstore.DeleteOthers()); err != nil {
+		log.Fatal(err)
+	}
+	for info := range store.Keys("") {
+		entry, err := store.Get(ctx, info.Name)
+		fmt.Println(info.Name, entry.Text(), string(entry.Metadata()), err)
+	}
+	// Output:
+	// 1 key at revision 1
+	// motd hello "en" <nil>
+}
+
+func ExampleStore_ExportJSON() {
+	ctx := context.Background()
+	store, err := kvstore.Open(ctx, "app", kvstore.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	file := `[{"key": "b", "value": "/w==", "base64": true}, {"key": "a", "value": "1", "metadata": {"x": 1}}]`
+	if _, err := store.ImportJSON(ctx, strings.NewReader(file)); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := store.ExportJSON(ctx, os.Stdout); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// [
+	// {"key":"a","value":"1","metadata":{"x":1}},
+	// {"key":"b","value":"/w==","base64":true}
+	// ]
 }

@@ -28,7 +28,7 @@
 //	KV-Hides       until when it hides older records of its key, in unix milliseconds; only with Nats-TTL
 //	Nats-TTL       for how long the server keeps the message, in whole seconds ("90s")
 //	KV-Write       id of a conditional or batched write
-//	KV-Object      where a large value lives; not supported yet, and refused rather than read as an empty value
+//	KV-Object      where a large value lives ([Object]); the payload is then empty, and is not looked at
 //
 // Names match exactly, with their case; an empty value says nothing; of a repeated header the last value counts,
 // except that of Nats-TTL it is the first, because that is the one that nats-server goes by. Other headers are ignored.

@@ -71,6 +71,9 @@ type Record struct {
 	// TTL is for how long after being stored the log keeps the record: whole seconds, at least one; 0: for ever.
 	TTL time.Duration
 
+	// Object says where the value of an OpPut is that is not in Value; nil: it is in Value.
+	Object *Object
+
 	// Write is the id of a conditional or batched write, without line breaks; "": none.
 	Write string
 
@@ -105,6 +108,9 @@ func (r Record) Header() map[string][]string {
 	}
 	set(headerTTL, r.ttlHeader())
 	set(headerWrite, r.Write)
+	if r.Object != nil {
+		set(headerObject, r.Object.String())
+	}
 	return h
 }
 
@@ -123,8 +129,7 @@ func (r Record) ttlHeader() string {
 // not a copy; nothing else refers to the arguments' memory but the strings of the header. A nil header costs no
 // allocation.
 //
-// The error is an ErrDamagedRecord if a header of the package comment's table has a value that it cannot have, or
-// if there is a KV-Object.
+// The error is an ErrDamagedRecord if a header of the package comment's table has a value that it cannot have.
 func DecodeRecord(header map[string][]string, payload []byte) (Record, error) {
 	if len(header) == 0 {
 		return Record{Value: payload}, nil
@@ -133,16 +138,16 @@ func DecodeRecord(header map[string][]string, payload []byte) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	if r.Op == OpPut {
+	switch {
+	case r.Op != OpPut:
+		r.Object = nil
+	case r.Object == nil:
 		r.Value = payload
 	}
 	return r, nil
 }
 
 func decodeHeader(header map[string][]string) (r Record, err error) {
-	if _, large := header[headerObject]; large {
-		return r, damaged(headerObject, last(header, headerObject), "unsupported")
-	}
 	if r.Op, err = decodeOp(header); err != nil {
 		return r, err
 	}
@@ -158,8 +163,19 @@ func decodeHeader(header map[string][]string) (r Record, err error) {
 	if r.TTL, r.never, err = decodeTTL(first(header, headerTTL)); err != nil {
 		return r, err
 	}
+	if r.Object, err = decodeObject(last(header, headerObject)); err != nil {
+		return r, err
+	}
 	r.Write = last(header, headerWrite)
 	return r, nil
+}
+
+// Size returns the length of the value in bytes, wherever it is.
+func (r *Record) Size() int64 {
+	if r.Object != nil {
+		return r.Object.Size
+	}
+	return int64(len(r.Value))
 }
 
 func decodeOp(header map[string][]string) (Op, error) {

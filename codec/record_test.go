@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -111,13 +112,44 @@ func TestDecodeRecord(t *testing.T) {
 	}
 }
 
+// emptyDigest is the SHA-256 of nothing.
+const emptyDigest = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU="
+
+func TestObjectRoundTrip(t *testing.T) {
+	for _, size := range []int64{0, 1, MaxValueLen} {
+		want := Record{Object: &Object{Name: "nearkv-0_Zz", Size: size, Digest: sha256.Sum256(nil)}, Metadata: []byte("1")}
+		header := want.Header()
+		if got := header["KV-Object"]; len(got) != 1 || !strings.HasSuffix(got[0], emptyDigest) {
+			t.Fatalf("KV-Object is %q", got)
+		}
+		got, err := DecodeRecord(header, []byte("a payload that is not looked at"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Object == nil || *got.Object != *want.Object || got.Value != nil || got.Size() != size {
+			t.Errorf("decoded %+v, with object %+v", got, got.Object)
+		}
+	}
+	got, err := DecodeRecord(headers{"KV-Operation": {"DEL"}, "KV-Object": {"a 1 " + emptyDigest}}, nil)
+	if err != nil || got.Object != nil {
+		t.Errorf("a deletion has the object %v, %v", got.Object, err)
+	}
+}
+
 func TestDecodeDamagedRecord(t *testing.T) {
 	tests := []struct{ name, header, value string }{
 		{"unknown operation", "KV-Operation", "DELETE"},
 		{"lower-case operation", "KV-Operation", "del"},
 		{"operation with space", "KV-Operation", "DEL "},
 		{"large value", "KV-Object", "name size digest"},
-		{"large value without a name", "KV-Object", ""},
+		{"large value without a name", "KV-Object", " 1 " + emptyDigest},
+		{"name of two tokens", "KV-Object", "a.b 1 " + emptyDigest},
+		{"name too long", "KV-Object", strings.Repeat("a", 65) + " 1 " + emptyDigest},
+		{"no digest", "KV-Object", "a 1"},
+		{"digest too short", "KV-Object", "a 1 " + emptyDigest[4:]},
+		{"digest with a space", "KV-Object", "a 1 " + emptyDigest + " "},
+		{"size below zero", "KV-Object", "a -1 " + emptyDigest},
+		{"size above 25 MiB", "KV-Object", "a 26214401 " + emptyDigest},
 		{"no JSON", "KV-Metadata", "{"},
 		{"two values", "KV-Metadata", "1 2"},
 		{"space", "KV-Metadata", " "},
@@ -365,6 +397,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	f.Add("DEL", "", "", "5s", "id", "", "", []byte(nil))
 	f.Add("", `{"a":[1,"\u2028 <"]}`, "1700000000000", "90", "", "", "", []byte("v"))
 	f.Add("PURGE", "null", "-1", "never", "", "MaxAge", "", []byte("v"))
+	f.Add("", "", "", "", "", "", "nearkv-1 1 "+emptyDigest, []byte(nil))
 	f.Add("", "\"\xff\"", "", "18446744073709551621", "", "", "large", []byte("v"))
 	f.Fuzz(func(t *testing.T, op, metadata, expires, ttl, write, marker, object string, payload []byte) {
 		header := headers{
@@ -399,7 +432,10 @@ func checkDecoded(t *testing.T, r Record, payload []byte) {
 	if r.TTL < 0 || r.TTL%time.Second != 0 || r.Expires < 0 {
 		t.Fatalf("TTL %v, expires %d", r.TTL, r.Expires)
 	}
-	if r.Op == OpDelete && r.Value != nil || r.Op == OpPut && !bytes.Equal(r.Value, payload) {
+	if r.Object != nil && (r.Op == OpDelete || r.Value != nil || r.Object.Size < 0 || r.Object.Size > MaxValueLen) {
+		t.Fatalf("%v with object %+v and value %q", r.Op, r.Object, r.Value)
+	}
+	if r.Op == OpDelete && r.Value != nil || r.Op == OpPut && r.Object == nil && !bytes.Equal(r.Value, payload) {
 		t.Fatalf("%v with value %q", r.Op, r.Value)
 	}
 	if r.TTL > maxTTL {

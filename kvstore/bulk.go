@@ -221,7 +221,7 @@ func (b *bulk) room(c *change) bool {
 		return false
 	}
 	n := len(b.flight)
-	return n == 0 || n < maxFlight && b.bytes+len(c.value) <= maxFlightBytes
+	return n == 0 || n < maxFlight && b.bytes+c.size() <= maxFlightBytes
 }
 
 // await waits for what ready, which is called under mu, asks for. errStopped:
@@ -272,7 +272,7 @@ func (b *bulk) send(c *change) error {
 	i := b.next
 	b.next++
 	b.flight[c.key] = i
-	b.bytes += len(c.value)
+	b.bytes += c.size()
 	b.mu.Unlock()
 	w := &write{store: b.store, change: c}
 	if !b.start(i, w) {
@@ -283,7 +283,7 @@ func (b *bulk) send(c *change) error {
 
 // start sends the record of a write, if it is clear which one that is.
 func (b *bulk) start(i int, w *write) bool {
-	if b.store.backend.disk.doubt.Load() {
+	if b.store.backend.disk.doubt.Load() || w.change.body != nil {
 		return false
 	}
 	epoch, err := b.store.feed.Attached(b.ctx)
@@ -295,11 +295,11 @@ func (b *bulk) start(i int, w *write) bool {
 	if step != stepAppend {
 		return false
 	}
-	w.sign(&rec, expect)
-	w.expected = expect
+	w.prepare(&rec, expect)
 	err = b.store.log.Send(w.change.key, rec, expect, func(revision uint64, err error) {
 		switch {
 		case err == nil && w.apply(epoch, revision, rec):
+			w.removeLater()
 			b.ended(i, w.change, nil)
 			return
 		case err == nil || errors.Is(err, replication.ErrUncertain):
@@ -331,7 +331,7 @@ func (b *bulk) ended(i int, c *change, err error) {
 		return
 	}
 	delete(b.flight, c.key)
-	b.bytes -= len(c.value)
+	b.bytes -= c.size()
 	if err != nil {
 		b.failed[i] = failedWrite{c.key, err}
 	} else {

@@ -12,11 +12,21 @@ import (
 type change struct {
 	key       string
 	op        codec.Op
-	value     []byte // the caller's; not kept
+	value     []byte        // the caller's; not kept
+	body      *body         // the value, if it is large
+	object    *codec.Object // where it is
 	metadata  []byte
 	expires   int64 // unix milliseconds; 0: never
 	condition condition
 	keep      bool // the log cannot remove records by itself
+}
+
+// size is what the value takes in memory.
+func (c *change) size() int {
+	if c.body != nil {
+		return len(c.body.head)
+	}
+	return len(c.value)
 }
 
 // known is what is known of a key before it is changed.
@@ -58,7 +68,7 @@ func (c *change) plan(k known, now int64) (step, codec.Record, replication.Expec
 	if step != stepAppend {
 		return step, codec.Record{}, expect
 	}
-	rec := codec.Record{Op: c.op, Value: c.value, Metadata: c.metadata, Expires: c.expires}
+	rec := codec.Record{Op: c.op, Value: c.value, Object: c.object, Metadata: c.metadata, Expires: c.expires}
 	if until := c.hidesUntil(k); until != forever && !c.keep {
 		if until > c.expires {
 			rec.Hides = until

@@ -26,14 +26,21 @@ func (e Entry) Key() string {
 	return e.rec.key()
 }
 
-// Text returns the value as a string, without a copy.
+// Text returns the value as a string, without a copy. It is "" if the value is not
+// Loaded.
 func (e Entry) Text() string { return e.value }
 
-// Value returns a copy of the value, which is the caller's.
+// Value returns a copy of the value, which is the caller's. It is empty if the value
+// is not Loaded.
 func (e Entry) Value() []byte { return []byte(e.value) }
 
-// Len returns the length of the value in bytes.
-func (e Entry) Len() int { return len(e.value) }
+// Len returns the length of the value in bytes, Loaded or not.
+func (e Entry) Len() int {
+	if e.rec == nil {
+		return 0
+	}
+	return int(e.rec.size)
+}
 
 // Metadata returns a copy of the metadata, nil if there is none.
 func (e Entry) Metadata() json.RawMessage {

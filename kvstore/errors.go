@@ -16,6 +16,11 @@ var (
 	ErrNotFound = errors.New("kvstore: key not found")
 	// ErrStale: this replica is older than the read allows.
 	ErrStale = errors.New("kvstore: replica is too old for this read")
+	// ErrDamaged: a large value is missing, or is not what was written. It comes as a
+	// *ValueError.
+	ErrDamaged = errors.New("kvstore: value is damaged")
+	// ErrReplaced: a large value was replaced or deleted, and is gone.
+	ErrReplaced = errors.New("kvstore: value was replaced")
 )
 
 // Errors of bad input. They come before anything is read or sent, and nothing
@@ -33,7 +38,7 @@ var (
 	ErrInvalidOptions = errors.New("kvstore: invalid options")
 	// ErrInvalidNamespace: not 1 to 200 bytes of A-Z a-z 0-9 - _.
 	ErrInvalidNamespace = replication.ErrNamespace
-	// ErrTooLarge: the value has more than 25 MiB, or more than the server of
+	// ErrTooLarge: the value has more than 25 MiB, or, with InlineBytes below zero, more than the server of
 	// this namespace takes in one message.
 	ErrTooLarge = replication.ErrTooLarge
 	// ErrUnsupported: the bucket was made by another NATS client with a

@@ -29,20 +29,25 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	if s.closed.Load() {
 		return Entry{}, ErrClosed
 	}
-	if len(opts) > 0 {
-		if err := s.awaitRead(ctx, opts, key); err != nil {
-			return Entry{}, err
-		}
+	if len(opts) == 0 {
+		return s.get(ctx, key, false)
 	}
-	return s.get(ctx, key)
+	o, err := s.awaitRead(ctx, opts, key)
+	if err != nil {
+		return Entry{}, err
+	}
+	return s.get(ctx, key, o.lazy)
 }
 
-func (s *Store) get(ctx context.Context, key string) (Entry, error) {
+func (s *Store) get(ctx context.Context, key string, lazy bool) (Entry, error) {
 	r := s.index.records.find(key)
 	if r == nil || !r.visible() {
 		return Entry{}, s.absent(key)
 	}
 	value, ok := r.text()
+	if !ok && lazy && r.large() != nil {
+		return Entry{rec: r}, nil
+	}
 	if !ok {
 		return s.load(ctx, key)
 	}
@@ -79,12 +84,13 @@ func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (
 			return nil, err
 		}
 	}
-	if err := s.awaitRead(ctx, opts, keys...); err != nil {
+	o, err := s.awaitRead(ctx, opts, keys...)
+	if err != nil {
 		return nil, err
 	}
 	entries := make(map[string]Entry, len(keys))
 	for _, key := range keys {
-		e, err := s.get(ctx, key)
+		e, err := s.get(ctx, key, o.lazy)
 		switch {
 		case err == nil:
 			entries[key] = e
@@ -96,29 +102,28 @@ func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (
 }
 
 // awaitRead waits until the options of a read hold.
-func (s *Store) awaitRead(ctx context.Context, opts []ReadOption, keys ...string) error {
-	var o readOptions
+func (s *Store) awaitRead(ctx context.Context, opts []ReadOption, keys ...string) (o readOptions, err error) {
 	for _, opt := range opts {
 		if err := opt.read(&o); err != nil {
-			return err
+			return o, err
 		}
 	}
 	for _, key := range keys {
 		if err := codec.CheckKey(key); err != nil {
-			return err
+			return o, err
 		}
 	}
 	if o.atLeast != 0 && !s.holds(keys, o.atLeast) {
 		if err := s.feed.Reached(ctx, uint64(o.atLeast)); err != nil {
-			return s.staleError(err)
+			return o, s.staleError(err)
 		}
 	}
 	if o.bounded && time.Since(s.feed.Status().Fresh) >= o.staleness {
 		if err := s.Sync(ctx); err != nil {
-			return s.staleError(err)
+			return o, s.staleError(err)
 		}
 	}
-	return nil
+	return o, nil
 }
 
 // holds tells whether every key is at the revision or a later one.

@@ -32,6 +32,7 @@ const (
 type index struct {
 	records *keyMap
 	cache   *cache
+	store   *Store // for those who read large values
 
 	// snapshot is a copy of ordered that is as new as ordered, or nil.
 	snapshot atomic.Pointer[tree]
@@ -45,6 +46,7 @@ type index struct {
 	foreign     map[string]uint64 // epochs, by subjects that are no keys
 	watchers    map[*watcher]struct{}
 	followers   map[*follower]struct{}
+	objects     map[string]int // how many records refer to an object
 	closed      bool
 	wake        chan struct{} // of capacity 1: an earlier deadline than before
 
@@ -76,7 +78,8 @@ func newIndex(c *cache) *index {
 		records: newKeyMap(), cache: c,
 		ordered: newTree(byKey), deadlines: newTree(byDue),
 		unconfirmed: make(map[string]uint64), foreign: make(map[string]uint64),
-		watchers: make(map[*watcher]struct{}), followers: make(map[*follower]struct{}), wake: make(chan struct{}, 1),
+		watchers: make(map[*watcher]struct{}), followers: make(map[*follower]struct{}), objects: make(map[string]int),
+		wake: make(chan struct{}, 1),
 	}
 }
 
@@ -148,7 +151,7 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *recor
 			return old
 		}
 	}
-	r := newRecord(epoch, m)
+	r := x.newRecord(epoch, m)
 	x.set(old, r, value)
 	return r
 }
@@ -222,9 +225,31 @@ func (x *index) drop(r *record) {
 func (x *index) count(r *record, by int64) {
 	if r.hidden() {
 		x.counts.hidden.Add(by)
-	} else {
-		x.counts.visible.Add(by)
+		return
 	}
+	x.counts.visible.Add(by)
+	if l := r.large(); l != nil {
+		x.objects[l.Name] += int(by)
+		if x.objects[l.Name] == 0 {
+			delete(x.objects, l.Name)
+		}
+	}
+}
+
+// refers tells whether a record that readers see refers to an object.
+func (x *index) refers(object string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.objects[object] > 0
+}
+
+// objectOf returns the name of the object that the record of a key refers to; "":
+// there is none.
+func (x *index) objectOf(key string) string {
+	if r := x.records.find(key); r != nil && r.large() != nil {
+		return r.large().Name
+	}
+	return ""
 }
 
 // Sweep implements replication.Replica.

@@ -53,7 +53,7 @@ func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
 		if errors.Is(err, errLeft) && ctx.Err() == nil {
 			continue // perhaps as the one who loads it
 		}
-		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrClosed) {
+		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrClosed) {
 			return value, err
 		}
 		if ended := retry.Wait(ctx, s.done); ended != nil {
@@ -78,6 +78,9 @@ func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
 		return "", err
 	}
 	s.stats.loads.Add(1)
+	if r.large() != nil {
+		return s.fetchObject(ctx, epoch, r)
+	}
 	m, err := s.log.Load(ctx, r.revision)
 	if err == nil && m.Key == r.key() && len(m.Record.Value) == int(r.size) {
 		s.index.fill(r, m.Record.Value)

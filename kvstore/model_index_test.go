@@ -255,7 +255,7 @@ func (m *indexModel) fill(rt *rapid.T) {
 	r := m.x.records.find(k.message.Key)
 	if r != nil && r.revision == k.message.Revision && r.size > 0 {
 		m.x.fill(r, slices.Clone(k.message.Record.Value))
-		m.x.fill(newRecord(uint64(r.epoch), &k.message), slices.Clone(k.message.Record.Value)) // not the current one
+		m.x.fill(m.x.newRecord(uint64(r.epoch), &k.message), slices.Clone(k.message.Record.Value)) // not the current one
 	}
 }
 

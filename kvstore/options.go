@@ -77,6 +77,13 @@ type Options struct {
 	// created; a write beyond it is ErrNoSpace. 0: only the server's own limit.
 	MaxBytes int64
 
+	// InlineBytes is the length of the longest value that is part of its record in
+	// the log, in bytes. Longer ones, up to 25 MiB, are put into the object store of
+	// the namespace (OBJ_<namespace>), and loaded by a replica only when they are
+	// read. Default DefaultInlineBytes; what the server takes in one message bounds it.
+	// A negative number keeps the object store out: then that is the longest value.
+	InlineBytes int64
+
 	// CheckInterval is how often the replica compares itself with the log, at
 	// least 10 ms; default 2 s. A log that was made anew, rolled back or purged
 	// is noticed within about three intervals.
@@ -150,6 +157,9 @@ func validURL(list string) bool {
 func (o *Options) withDefaults() Options {
 	c := *o
 	c.CacheBytes = cmp.Or(c.CacheBytes, DefaultCacheBytes)
+	if c.InlineBytes = cmp.Or(c.InlineBytes, DefaultInlineBytes); c.InlineBytes < 0 {
+		c.InlineBytes = codec.MaxValueLen
+	}
 	if c.Cluster != nil {
 		c.Replicas = cmp.Or(c.Replicas, len(c.Cluster.Voters))
 	}
@@ -185,6 +195,7 @@ type Condition interface {
 
 type readOptions struct {
 	atLeast   Revision
+	lazy      bool
 	bounded   bool // staleness is valid
 	staleness time.Duration
 }

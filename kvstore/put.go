@@ -83,8 +83,11 @@ func (s *Store) checkChange(c *change) error {
 	if err := codec.CheckKey(c.key); err != nil {
 		return err
 	}
-	if most := s.log.MaxValue(); int64(len(c.value)) > most {
-		return fmt.Errorf("kvstore: %w: the value has %d bytes, the most is %d", ErrTooLarge, len(c.value), most)
+	switch size := int64(len(c.value)); {
+	case size > s.most():
+		return s.tooLarge(size)
+	case size > s.inline():
+		c.body, c.value = &body{head: c.value}, nil
 	}
 	return nil
 }

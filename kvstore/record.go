@@ -42,17 +42,21 @@ type record struct {
 type rare struct {
 	metadata string // compact JSON; "": none
 	expires  int64  // unix milliseconds; 0: never
+	large    *large // where the value is, if it is not in the record
 	hides    int64  // unix milliseconds until when it hides older records that could come back; 0: for ever
 	due      int64  // when the index has to look at it, in unix milliseconds; 0: never. Guarded by index.mu
 }
 
-func newRecord(epoch uint64, m *replication.Message) *record {
+func (x *index) newRecord(epoch uint64, m *replication.Message) *record {
 	r := allocate(m.Key)
 	r.revision, r.epoch = m.Revision, uint32(epoch) // nobody begins four billion times
-	r.size, r.deleted = uint32(len(m.Record.Value)), m.Record.Op == codec.OpDelete
+	r.size, r.deleted = uint32(m.Record.Size()), m.Record.Op == codec.OpDelete
 	r.stored.Store(m.Stored.UnixNano())
-	if len(m.Record.Metadata) > 0 || m.VisibleUntil != 0 || m.HidesUntil != 0 {
+	if len(m.Record.Metadata) > 0 || m.VisibleUntil != 0 || m.HidesUntil != 0 || m.Record.Object != nil {
 		r.rare = &rare{metadata: string(m.Record.Metadata), expires: m.VisibleUntil, hides: m.HidesUntil}
+	}
+	if m.Record.Object != nil {
+		r.rare.large = &large{Object: *m.Record.Object, store: x.store}
 	}
 	return r
 }
@@ -131,16 +135,25 @@ func (r *record) leaving(now int64) bool {
 func (r *record) same(m *replication.Message) bool {
 	_, ok := r.text()
 	p := r.particulars()
-	return ok && r.like(m) && p.expires == m.VisibleUntil && p.hides == m.HidesUntil
+	return (ok || p.large != nil) && r.like(m) && p.expires == m.VisibleUntil && p.hides == m.HidesUntil
 }
 
 // like tells whether m can be what the record was made of. Another record can
 // have its revision, if the log was rolled back meanwhile.
 func (r *record) like(m *replication.Message) bool {
-	text, ok := r.text()
-	return (!ok || text == string(m.Record.Value)) && int(r.size) == len(m.Record.Value) &&
-		r.particulars().metadata == string(m.Record.Metadata) && r.deleted == (m.Record.Op == codec.OpDelete)
+	return r.likeValue(m) && r.particulars().metadata == string(m.Record.Metadata) && r.deleted == (m.Record.Op == codec.OpDelete)
 }
+
+func (r *record) likeValue(m *replication.Message) bool {
+	if l, object := r.large(), m.Record.Object; l != nil || object != nil {
+		return l != nil && object != nil && l.Object == *object
+	}
+	text, ok := r.text()
+	return (!ok || text == string(m.Record.Value)) && int(r.size) == len(m.Record.Value)
+}
+
+// large tells where the value is if it is not in the record; nil: it is.
+func (r *record) large() *large { return r.particulars().large }
 
 // text returns the value if it is in memory.
 func (r *record) text() (string, bool) {

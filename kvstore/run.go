@@ -47,6 +47,10 @@ func (b *bulk) queued() (n int) {
 // One that has something to fear from what others write cannot.
 func (b *bulk) joins(c *change) (known, codec.Record, bool) {
 	k := b.store.index.lookUp(c.key)
+	if c.body != nil || b.store.index.objectOf(c.key) != "" {
+		b.plain = 0
+		return k, codec.Record{}, false
+	}
 	step, rec, expect := c.plan(k, time.Now().UnixMilli())
 	if step != stepAppend || expect.Set || b.store.backend.disk.doubt.Load() || len(c.value) > maxIngestLen || !b.store.log.CanIngest() {
 		b.plain = 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 
@@ -20,10 +21,14 @@ type Store struct {
 	index   *index
 	cache   *cache
 	flights flights
-	own     bool       // the server
-	level   Durability // of the server, if it is ours
-	stats   stats
-	trouble atomic.Int64 // when a write last had to wait for the log; unix nanoseconds
+	own     bool // the server
+
+	inlineBytes int64      // of Options
+	level       Durability // of the server, if it is ours
+	stats       stats
+	sweeper     sweeper
+	logger      *slog.Logger
+	trouble     atomic.Int64 // when a write last had to wait for the log; unix nanoseconds
 
 	ctx    context.Context // ends with Close
 	stop   context.CancelFunc
@@ -90,12 +95,15 @@ func open(ctx context.Context, b *backend, namespace string, opts *Options) (*St
 	c := newCache(opts.CacheBytes)
 	s := &Store{
 		backend: b, log: l, index: newIndex(c), cache: c, own: b.member != nil, level: opts.Durability,
+		inlineBytes: opts.InlineBytes, logger: opts.Logger, sweeper: sweeper{wake: make(chan struct{}, 1)},
 		done: make(chan struct{}), gone: make(chan struct{}),
 		stats: stats{hits: xsync.NewCounter(), absent: xsync.NewCounter()},
 	}
+	s.index.store = s
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.feed = l.Follow(s.index)
 	s.work.Go(func() { s.expireLoop(s.ctx) })
+	s.work.Go(func() { s.sweepLoop(s.ctx) })
 	if err := s.feed.Settled(ctx); err != nil {
 		s.backend = nil // Open closes it
 		return nil, errors.Join(err, s.Close())

@@ -136,7 +136,7 @@ func (v *View[T]) get(ctx context.Context, key string, opts []ReadOption) (*deco
 		return nil, Entry{}, ErrClosed
 	}
 	if len(opts) > 0 {
-		if err := s.awaitRead(ctx, opts, key); err != nil {
+		if _, err := s.awaitRead(ctx, opts, key); err != nil {
 			return nil, Entry{}, err
 		}
 	}
@@ -148,7 +148,7 @@ func (v *View[T]) get(ctx context.Context, key string, opts []ReadOption) (*deco
 			return v.settle(d, e), e, nil
 		}
 	}
-	e, err := s.get(ctx, key)
+	e, err := s.get(ctx, key, false)
 	if err != nil {
 		v.drop(key)
 		return nil, e, err
@@ -389,16 +389,21 @@ func (v *View[T]) before(ctx context.Context, key string) (old T, is WriteOption
 type TypedEvent[T any] struct {
 	Event
 	Value T     // of a put; shared with other readers. Else the zero T
-	Err   error // a *DecodeError if the value of a put cannot be decoded
+	Err   error // a *DecodeError or *ValueError if the value of a put cannot be decoded
 }
+
+// eager overrules Lazy: a value that is to be decoded is needed.
+var eager = watchOption(func(w *watcher) { w.lazy = false })
 
 // Watch is Store.Watch with decoded values. One that cannot be decoded does not
 // end it: the error is in its event.
 func (v *View[T]) Watch(ctx context.Context, prefix string, opts ...WatchOption) iter.Seq2[TypedEvent[T], error] {
 	return func(yield func(TypedEvent[T], error) bool) {
-		for event, err := range v.store.Watch(ctx, prefix, opts...) {
+		for event, err := range v.store.Watch(ctx, prefix, append(opts[:len(opts):len(opts)], eager)...) {
 			e := TypedEvent[T]{Event: event}
-			if err == nil && event.Kind == EventPut {
+			if errors.Is(err, ErrDamaged) {
+				e.Err, err = err, nil
+			} else if err == nil && event.Kind == EventPut {
 				d := v.decodeOnce(event.Entry)
 				e.Value, e.Err = d.value, d.err
 			}

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"strings"
 	"sync"
@@ -50,6 +51,8 @@ type Event struct {
 // The watch goes on while the log cannot be reached, and when the log was made
 // anew or rolled back it tells the differences.
 //
+// A value that is damaged comes with ErrDamaged beside its event; the watch goes on.
+//
 // If the prefix is invalid, or the Store is closed, the last thing to be
 // yielded is an error: ErrInvalidKey, ErrClosed. The end of the context yields
 // none.
@@ -76,6 +79,7 @@ type watcher struct {
 	store       *Store
 	prefix      string
 	changesOnly bool
+	lazy        bool
 	ready       chan struct{} // of capacity 1: something is pending
 
 	mu      sync.Mutex // held for moments only; taken under index.mu
@@ -189,9 +193,13 @@ func (w *watcher) yield(ctx context.Context, e Event, yield func(Event, error) b
 		return yield(Event{e.Kind, Entry{rec: gone}}, nil)
 	}
 	value, ok := r.text()
-	if !ok {
+	if !ok && !(w.lazy && r.large() != nil) {
 		var err error
-		if value, err = w.store.fetch(ctx, r); err != nil {
+		value, err = w.store.fetch(ctx, r)
+		if errors.Is(err, ErrDamaged) {
+			return yield(Event{EventPut, Entry{rec: r}}, err)
+		}
+		if err != nil {
 			return ctx.Err() == nil
 		}
 	}

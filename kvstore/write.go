@@ -27,6 +27,7 @@ type write struct {
 	store  *Store
 	change *change
 
+	replaces string                  // name of the object that the key had
 	id       string                  // in the record, if it has an expectation
 	answer   *known                  // of the log's leader, for the next plan
 	appended bool                    // an append had no answer
@@ -46,7 +47,20 @@ var (
 	errBehind = fmt.Errorf("kvstore: %w: the leader is behind this replica", ErrUnavailable)
 )
 
+// run carries the write out.
 func (w *write) run(ctx context.Context) (Revision, error) {
+	do := w.carry
+	if w.change.body != nil {
+		do = w.runLarge
+	}
+	revision, err := do(ctx)
+	if err == nil {
+		w.removeLater()
+	}
+	return revision, err
+}
+
+func (w *write) carry(ctx context.Context) (Revision, error) {
 	retry := replication.NewBackoff()
 	for {
 		epoch, err := w.attach(ctx)
@@ -228,8 +242,7 @@ func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, er
 }
 
 func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Record, expect replication.Expectation) (uint64, error) {
-	w.sign(&rec, expect)
-	w.expected = expect
+	w.prepare(&rec, expect)
 	revision, err := w.store.log.Append(ctx, w.change.key, rec, expect)
 	switch {
 	case err == nil:
@@ -280,6 +293,15 @@ const unsettling = 30 * time.Second
 // not say much.
 func (s *Store) unsettled() bool {
 	return s.log.Replicated() && time.Since(time.Unix(0, s.trouble.Load())) < unsettling
+}
+
+// prepare notes what is about to be appended.
+func (w *write) prepare(rec *codec.Record, expect replication.Expectation) {
+	w.sign(rec, expect)
+	w.expected = expect
+	if name := w.store.index.objectOf(w.change.key); rec.Object == nil || name != rec.Object.Name {
+		w.replaces = name
+	}
 }
 
 // sign marks a record as that of this write, if that may have to be recognised.
@@ -348,6 +370,9 @@ func (w *write) wrote(m *replication.Message) bool {
 		return m.Record.Write == w.id
 	}
 	c := w.change
+	if c.object != nil || m.Record.Object != nil {
+		return c.object != nil && m.Record.Object != nil && c.object.Name == m.Record.Object.Name
+	}
 	return m.Revision > w.before && m.Record.Op == c.op && m.Record.Expires == c.expires && m.Err == nil &&
 		bytes.Equal(m.Record.Metadata, c.metadata) && bytes.Equal(m.Record.Value, c.value)
 }

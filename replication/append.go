@@ -140,10 +140,10 @@ func (l *Log) parseAck(data []byte) (uint64, error) {
 			return seq, nil
 		}
 	}
-	return l.parseAnyAck(data)
+	return parseAnyAck(data, l.stream)
 }
 
-func (l *Log) parseAnyAck(data []byte) (uint64, error) {
+func parseAnyAck(data []byte, stream string) (uint64, error) {
 	var ack struct {
 		apiReply
 		jetstream.PubAck
@@ -152,11 +152,11 @@ func (l *Log) parseAnyAck(data []byte) (uint64, error) {
 		return 0, fmt.Errorf("replication: %w: malformed acknowledgement: %w", ErrUncertain, err)
 	}
 	if ack.Error != nil {
-		return 0, apiError(ack.Error, l.stream)
+		return 0, apiError(ack.Error, stream)
 	}
 	// Another stream of another domain may take the same subjects.
-	if ack.Stream != l.stream || ack.Sequence == 0 {
-		return 0, fmt.Errorf("replication: %w: acknowledged by stream %q, not %s", ErrUncertain, ack.Stream, l.stream)
+	if ack.Stream != stream || ack.Sequence == 0 {
+		return 0, fmt.Errorf("replication: %w: acknowledged by stream %q, not %s", ErrUncertain, ack.Stream, stream)
 	}
 	return ack.Sequence, nil
 }

@@ -84,33 +84,44 @@ func last(h nats.Header, key string) string {
 }
 
 func (l *Log) loadLeader(ctx context.Context, query []byte) (Message, error) {
-	m, err := l.requests.do(ctx, "$JS.API.STREAM.MSG.GET."+l.stream, nil, query)
+	s, err := l.loadStored(ctx, l.stream, query)
 	if err != nil {
-		return Message{}, unanswered(err)
-	}
-	var reply struct {
-		apiReply
-		Message struct {
-			Subject string    `json:"subject"`
-			Seq     uint64    `json:"seq"`
-			Header  []byte    `json:"hdrs"`
-			Data    []byte    `json:"data"`
-			Time    time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(m.Data, &reply); err != nil {
-		return Message{}, fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
-	}
-	if reply.Error != nil {
-		return Message{}, apiError(reply.Error, l.stream)
+		return Message{}, err
 	}
 	var header nats.Header
-	s := reply.Message
 	if len(s.Header) > 0 {
 		// Headers that do not parse are junk, not a reason to fail.
 		header, _ = nats.DecodeHeadersMsg(s.Header)
 	}
 	return l.message(s.Subject, s.Seq, s.Time, header, s.Data), nil
+}
+
+// stored is a message as the leader of a stream tells it.
+type stored struct {
+	Subject string    `json:"subject"`
+	Seq     uint64    `json:"seq"`
+	Header  []byte    `json:"hdrs"`
+	Data    []byte    `json:"data"`
+	Time    time.Time `json:"time"`
+}
+
+// loadStored asks the leader of a stream for a message.
+func (l *Log) loadStored(ctx context.Context, stream string, query []byte) (stored, error) {
+	m, err := l.requests.do(ctx, "$JS.API.STREAM.MSG.GET."+stream, nil, query)
+	if err != nil {
+		return stored{}, unanswered(err)
+	}
+	var reply struct {
+		apiReply
+		Message stored `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &reply); err != nil {
+		return stored{}, fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+	}
+	if reply.Error != nil {
+		return stored{}, apiError(reply.Error, stream)
+	}
+	return reply.Message, nil
 }
 
 // unanswered makes every failure to get an answer ErrUnavailable: reading can

@@ -80,6 +80,7 @@ type Log struct {
 	link      *link
 	limits    atomic.Pointer[limits] // of the stream as last seen
 	group     *group                 // nil: appends share nothing
+	objects   *Objects
 }
 
 // limits is what a stream's configuration allows.
@@ -114,6 +115,7 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 		ack: fmt.Appendf(nil, `{"stream":"KV_%s","seq":`, namespace),
 		cfg: cfg.withDefaults(), requests: requests,
 	}
+	l.objects = newObjects(l)
 	l.link = newLink(nc, requests.interrupt)
 	if cfg.Synced {
 		l.group = newGroup(l)

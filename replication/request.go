@@ -287,6 +287,48 @@ func (r *requester) start(subject string, header nats.Header, data []byte, done 
 	return nil // or the connection was lost, and done is told
 }
 
+// gather sends one request that has up to most answers and then a status, which
+// ends them and is not returned. The error is one of do's.
+func (r *requester) gather(ctx context.Context, subject string, data []byte, most int) ([]*nats.Msg, error) {
+	answers := make(chan answer, most+2)
+	offer := func(a answer) {
+		select {
+		case answers <- a:
+		default: // more than was asked for
+		}
+	}
+	c, err := r.listen(func(m *nats.Msg) { offer(answer{msg: m}) }, func(err error) { offer(answer{err: err}) })
+	if err != nil {
+		return nil, err
+	}
+	defer r.forget(c)
+	reply := r.inbox + strconv.FormatUint(c.number, 36) + ".0"
+	if err := r.nc.PublishRequest(subject, reply, data); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	silence := time.NewTimer(answerTimeout)
+	defer silence.Stop()
+	var got []*nats.Msg
+	for {
+		select {
+		case a := <-answers:
+			switch {
+			case a.err != nil:
+				return nil, a.err
+			case len(a.msg.Header["Nats-Sequence"]) == 0:
+				_, err := received(a.msg, nil)
+				return got, err
+			}
+			got = append(got, a.msg)
+			silence.Reset(answerTimeout)
+		case <-silence.C:
+			return nil, nats.ErrTimeout
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // publish tells whether it is the one that ended the call, by an error.
 func (r *requester) publish(c *call, subject string, header nats.Header, data []byte) (ended bool, err error) {
 	c.msg.Subject, c.msg.Header, c.msg.Data = subject, header, data

@@ -1,0 +1,571 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nearkv/nearkv/codec"
+)
+
+// largeValue is a large value that differs from others in every chunk.
+func largeValue(id string, size int) string {
+	return strings.Repeat(id+"/", size/(len(id)+1)+1)[:size]
+}
+
+// largeSize is that of a value of several chunks.
+const largeSize = 300 << 10
+
+func (l *lab) objects(s *Store) []string {
+	l.t.Helper()
+	names, err := s.log.Objects().Names(l.ctx)
+	l.must(err)
+	return names
+}
+
+func (l *lab) wantObjects(s *Store, n int) {
+	l.t.Helper()
+	if names := l.objects(s); len(names) != n {
+		l.t.Errorf("there are %d objects, want %d: %q", len(names), n, names)
+	}
+}
+
+func (l *lab) want(s *Store, key, value string) Entry {
+	l.t.Helper()
+	e, err := s.Get(l.ctx, key)
+	if err != nil || e.Text() != value || e.Len() != len(value) || !e.Loaded() {
+		l.t.Fatalf("Get %q: %d bytes, %.20q, %v; want %d bytes, %.20q", key, e.Len(), e.Text(), err, len(value), value)
+	}
+	return e
+}
+
+func (l *lab) read(e Entry) string {
+	l.t.Helper()
+	r, err := e.Open(l.ctx)
+	l.must(err)
+	data, err := io.ReadAll(r)
+	l.must(err, r.Close())
+	return string(data)
+}
+
+// unsized hides what kind of reader it is.
+func unsized(value string) io.Reader { return io.MultiReader(strings.NewReader(value)) }
+
+func TestLargeValue(t *testing.T) {
+	inLab(t, func(l *lab) {
+		near, _ := l.open(Options{})
+		far, _ := l.open(Options{})
+		for i, size := range []int{0, 1, DefaultInlineBytes, DefaultInlineBytes + 1, largeSize, codec.MaxValueLen} {
+			value := largeValue(fmt.Sprint("put", size), size)
+			revision := l.put(near, "key", value, WithMetadata(i), WithTTL(time.Hour))
+			if e := l.want(near, "key", value); e.Revision() != revision || string(e.Metadata()) != fmt.Sprint(i) || e.Expires().IsZero() {
+				t.Errorf("%d bytes: revision %d, metadata %s, expires %v", size, e.Revision(), e.Metadata(), e.Expires())
+			}
+			streamed := largeValue(fmt.Sprint("from", size), size)
+			revision, err := near.PutFrom(l.ctx, "key", unsized(streamed), WithMetadata(i))
+			l.must(err, far.Sync(l.ctx))
+			if e := l.want(far, "key", streamed); e.Revision() != revision || string(e.Metadata()) != fmt.Sprint(i) || !e.Expires().IsZero() {
+				t.Errorf("%d bytes: revision %d, metadata %s, expires %v", size, e.Revision(), e.Metadata(), e.Expires())
+			}
+			e, err := far.Get(l.ctx, "key", Lazy())
+			l.must(err)
+			if got := l.read(e); got != streamed {
+				t.Errorf("%d bytes: Open reads %d", size, len(got))
+			}
+		}
+	})
+}
+
+func TestLargeTooLarge(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{})
+		l.put(s, "key", "old")
+		long := make([]byte, codec.MaxValueLen+1)
+		for name, put := range map[string]func() error{
+			"Put": func() error { _, err := s.Put(l.ctx, "key", long); return err },
+			"PutFrom": func() error {
+				_, err := s.PutFrom(l.ctx, "key", io.MultiReader(bytes.NewReader(long)))
+				return err
+			},
+			"PutAll": func() error {
+				_, err := s.PutAll(l.ctx, slices.Values([]Pair{{Key: "key", Value: long}}))
+				return err
+			},
+		} {
+			if err := put(); !errors.Is(err, ErrTooLarge) || errors.Is(err, ErrIndeterminate) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		l.want(s, "key", "old")
+		synctest.Wait()
+		l.wantObjects(s, 0)
+	})
+}
+
+// TestLargeInline keeps the object store out.
+func TestLargeInline(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{InlineBytes: -1})
+		value := largeValue("inline", largeSize)
+		l.put(s, "a", value)
+		_, err := s.PutFrom(l.ctx, "b", unsized(value))
+		l.must(err)
+		l.want(s, "a", value)
+		l.want(s, "b", value)
+		if _, err := s.PutFrom(l.ctx, "c", io.LimitReader(zeros{}, codec.MaxValueLen+1)); !errors.Is(err, ErrTooLarge) {
+			t.Error(err)
+		}
+		if _, err := l.js.Stream(l.ctx, "OBJ_"+labNamespace); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("there is an object store: %v", err)
+		}
+		few, _ := l.open(Options{InlineBytes: 10})
+		l.put(few, "small", "12345678901")
+		l.wantObjects(s, 1)
+		l.must(s.Sync(l.ctx))
+		l.want(s, "small", "12345678901")
+	})
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// TestLargeIsLazy: a replica that never reads large values never loads them.
+func TestLargeIsLazy(t *testing.T) {
+	inLab(t, func(l *lab) {
+		near, _ := l.open(Options{})
+		far, _ := l.open(Options{CacheBytes: 64 << 20})
+		value := largeValue("lazy", codec.MaxValueLen)
+		before := far.backend.conn.Stats().InBytes
+		events := 0
+		next, stop := iter.Pull2(far.Watch(l.ctx, "", Lazy()))
+		defer stop()
+		l.put(near, "large", value)
+		l.must(far.Sync(l.ctx))
+		e, err, _ := next()
+		if l.must(err); e.Entry.Loaded() || e.Entry.Len() != len(value) || e.Entry.Text() != "" || len(e.Entry.Value()) != 0 {
+			t.Errorf("event %d: Loaded %v, %d bytes", events, e.Entry.Loaded(), e.Entry.Len())
+		}
+		page, err := far.List(ListOptions{})
+		if l.must(err); len(page.Keys) != 1 || page.Keys[0].Size != len(value) {
+			t.Errorf("List: %+v", page.Keys)
+		}
+		if _, err := far.Get(l.ctx, "large", Lazy()); err != nil {
+			t.Error(err)
+		}
+		if got := far.backend.conn.Stats().InBytes - before; got > 100<<10 {
+			t.Errorf("the replica was sent %d bytes", got)
+		}
+		for range 3 {
+			l.want(far, "large", value)
+		}
+		if loads := far.Stats().Loads; loads != 1 {
+			t.Errorf("%d loads", loads)
+		}
+		lazy, err := far.Get(l.ctx, "large", Lazy())
+		if l.must(err); !lazy.Loaded() {
+			t.Error("what is in memory is not Loaded")
+		}
+		if all, err := far.GetAll(l.ctx, []string{"large"}); err != nil || all["large"].Text() != value {
+			t.Errorf("GetAll: %d bytes, %v", all["large"].Len(), err)
+		}
+	})
+}
+
+// TestLargeReplaced: who reads a value that is replaced reads it to the end, for
+// five minutes; then its object is removed.
+func TestLargeReplaced(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{CacheBytes: -1, CheckInterval: time.Minute})
+		first := largeValue("first", 5<<20)
+		l.put(s, "key", first)
+		e, err := s.Get(l.ctx, "key", Lazy())
+		l.must(err)
+		r, err := e.Open(l.ctx)
+		l.must(err)
+		begin := make([]byte, 1000)
+		_, err = io.ReadFull(r, begin)
+		l.must(err)
+
+		for _, change := range []func(){
+			func() { l.put(s, "key", largeValue("second", largeSize)) },
+			func() { l.put(s, "key", "small") },
+			func() { l.put(s, "key", largeValue("third", largeSize)) },
+			func() { l.must(s.Delete(l.ctx, "key")) },
+		} {
+			change()
+			time.Sleep(time.Second)
+		}
+		l.wantObjects(s, 3)
+		rest, err := io.ReadAll(r)
+		l.must(err, r.Close())
+		if string(begin)+string(rest) != first {
+			t.Error("the reader has not read the value that it opened")
+		}
+		if l.read(e) != first {
+			t.Error("the entry is not what it was")
+		}
+		time.Sleep(grace + time.Second)
+		l.wantObjects(s, 0)
+		r, err = e.Open(l.ctx)
+		l.must(err)
+		if _, err := io.ReadAll(r); !errors.Is(err, ErrReplaced) {
+			t.Errorf("reading it later: %v", err)
+		}
+		l.must(r.Close())
+	})
+}
+
+// TestLargeOrphans: what a writer leaves behind that dies is removed, and nothing
+// else.
+func TestLargeOrphans(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{CheckInterval: time.Minute})
+		value := largeValue("kept", largeSize)
+		l.put(s, "kept", value)
+		l.put(s, "expires", value, WithTTL(time.Minute))
+		l.put(s, "gone", value)
+		// A process that dies between object and record.
+		_, err := s.log.Objects().Put(l.ctx, unsized(value))
+		l.must(err)
+		// Another Store replaces a value, and does not live to remove it.
+		other, _ := l.open(Options{})
+		l.put(other, "gone", "small")
+		l.must(other.Close())
+		// Somebody else's object.
+		store, err := l.js.ObjectStore(l.ctx, labNamespace)
+		l.must(err)
+		_, err = store.PutString(l.ctx, "photo", "of others")
+		if err == nil {
+			t.Error("the object store takes rollup headers")
+		}
+		_, err = l.js.Publish(l.ctx, "$O."+labNamespace+".C.photo", []byte("of others"))
+		l.must(err)
+
+		l.wantObjects(s, 4)
+		time.Sleep(orphanAge - time.Minute)
+		l.wantObjects(s, 4)
+		time.Sleep(2 * sweepEvery)
+		l.wantObjects(s, 1)
+		l.want(s, "kept", value)
+		if _, err := l.objectStream().GetLastMsgForSubject(l.ctx, "$O."+labNamespace+".C.photo"); err != nil {
+			t.Errorf("somebody else's object: %v", err)
+		}
+	})
+}
+
+func (l *lab) objectStream() jetstream.Stream {
+	l.t.Helper()
+	s, err := l.js.Stream(l.ctx, "OBJ_"+labNamespace)
+	l.must(err)
+	return s
+}
+
+// TestLargeDamaged: an object that is missing or damaged is told with key and
+// revision; all else goes on.
+func TestLargeDamaged(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{})
+		value := largeValue("damaged", largeSize)
+		for name, damage := range map[string]func(chunks string){
+			"missing": func(chunks string) {
+				l.must(l.objectStream().Purge(l.ctx, jetstream.WithPurgeSubject(chunks)))
+			},
+			"cut": func(chunks string) {
+				l.must(l.objectStream().Purge(l.ctx, jetstream.WithPurgeSubject(chunks), jetstream.WithPurgeKeep(2)))
+			},
+			"another": func(chunks string) {
+				l.must(l.objectStream().Purge(l.ctx, jetstream.WithPurgeSubject(chunks)))
+				_, err := l.js.Publish(l.ctx, chunks, make([]byte, largeSize))
+				l.must(err)
+			},
+		} {
+			revision := l.put(s, "key", value)
+			damage("$O." + labNamespace + ".C." + s.index.objectOf("key"))
+			wanted := func(how string, err error) {
+				t.Helper()
+				e, ok := errors.AsType[*ValueError](err)
+				if !ok || !errors.Is(err, ErrDamaged) || e.Key != "key" || e.Revision != revision {
+					t.Errorf("%s, %s: %v", name, how, err)
+				}
+			}
+			_, err := s.Get(l.ctx, "key")
+			wanted("Get", err)
+			_, err = s.GetAll(l.ctx, []string{"key"})
+			wanted("GetAll", err)
+			_, err = NewView(s, codec.JSON[json.RawMessage]()).Get(l.ctx, "key")
+			wanted("View", err)
+			e, err := s.Get(l.ctx, "key", Lazy())
+			l.must(err)
+			r, err := e.Open(l.ctx)
+			l.must(err)
+			_, err = io.ReadAll(r)
+			wanted("Open", err)
+			l.must(r.Close())
+			for event, err := range s.Watch(l.ctx, "") {
+				wanted("Watch", err)
+				if event.Entry.Key() != "key" || event.Entry.Revision() != revision {
+					t.Errorf("%s: event of %q at %d", name, event.Entry.Key(), event.Entry.Revision())
+				}
+				break
+			}
+			l.put(s, "key", "mended")
+			l.want(s, "key", "mended")
+		}
+		if s.Stats().Damaged == 0 {
+			t.Error("Stats do not tell")
+		}
+	})
+}
+
+// TestLargeWriters: of several writers of one key each writes a whole value, and
+// what is left in the end is the object of the last.
+func TestLargeWriters(t *testing.T) {
+	inLab(t, func(l *lab) {
+		near, _ := l.open(Options{CheckInterval: time.Minute})
+		far, _ := l.open(Options{CheckInterval: time.Minute})
+		var writers sync.WaitGroup
+		values := make(map[string]bool)
+		for i, s := range []*Store{near, far, near, far} {
+			for j := range 5 {
+				value := largeValue(fmt.Sprintf("%d.%d", i, j), largeSize+i*1000+j)
+				values[value] = true
+				writers.Go(func() {
+					if _, err := s.PutFrom(l.ctx, "key", unsized(value)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		writers.Wait()
+		l.must(near.Sync(l.ctx), far.Sync(l.ctx))
+		e, err := near.Get(l.ctx, "key")
+		if l.must(err); !values[e.Text()] {
+			t.Error("the value is none of those that were written")
+		}
+		l.want(far, "key", e.Text())
+		time.Sleep(2*orphanAge + sweepEvery)
+		l.wantObjects(near, 1)
+		l.want(far, "key", e.Text())
+	})
+}
+
+// TestLargeConditions: of several writers that want the key to be absent one
+// succeeds, and the objects of the others are gone at once.
+func TestLargeConditions(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{})
+		var writers sync.WaitGroup
+		var mu sync.Mutex
+		won := ""
+		for i := range 8 {
+			writers.Go(func() {
+				value := largeValue(fmt.Sprint(i), largeSize)
+				_, err := s.PutFrom(l.ctx, "key", unsized(value), IfAbsent())
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil && won == "":
+					won = value
+				case !errors.Is(err, ErrConflict):
+					t.Errorf("writer %d: %v", i, err)
+				}
+			})
+		}
+		writers.Wait()
+		e := l.want(s, "key", won)
+		time.Sleep(time.Second)
+		l.wantObjects(s, 1)
+
+		read := false
+		_, err := s.PutFrom(l.ctx, "key", readerFunc(func([]byte) (int, error) { read = true; return 0, io.EOF }), IfRevision(e.Revision()+1))
+		if c, ok := errors.AsType[*ConflictError](err); !ok || c.Key != "key" {
+			t.Error(err)
+		}
+		_ = read // a short value is read first: whether it is large is to be known
+		if _, err := s.PutFrom(l.ctx, "key", unsized(largeValue("next", largeSize)), IfRevision(e.Revision())); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestLargeBrokenReader: a reader that fails leaves everything as it was.
+func TestLargeBrokenReader(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{})
+		l.put(s, "key", "old")
+		broken := errors.New("broken")
+		for _, size := range []int{10, largeSize} {
+			_, err := s.PutFrom(l.ctx, "key", io.MultiReader(unsized(largeValue("x", size)), iotest.ErrReader(broken)))
+			if !errors.Is(err, broken) || errors.Is(err, ErrIndeterminate) {
+				t.Errorf("after %d bytes: %v", size, err)
+			}
+		}
+		if _, err := s.PutFrom(l.ctx, "key", nil); !errors.Is(err, ErrInvalidOptions) {
+			t.Error(err)
+		}
+		if _, err := s.PutFrom(l.ctx, "", iotest.ErrReader(broken)); !errors.Is(err, ErrInvalidKey) {
+			t.Errorf("the reader was read before the key was checked: %v", err)
+		}
+		l.want(s, "key", "old")
+		synctest.Wait()
+		l.wantObjects(s, 0)
+	})
+}
+
+// TestLargeCut: Put goes on when the connection is back, PutFrom if it can read
+// again; else nothing is written.
+func TestLargeCut(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, w := l.open(Options{})
+		value := largeValue("cut", 4<<20)
+		cutAt := func(r io.ReadSeeker) io.ReadSeeker { return &cutter{ReadSeeker: r, wire: w, left: 1 << 20} }
+		_, err := s.PutFrom(l.ctx, "seeker", cutAt(strings.NewReader(value)))
+		l.must(err)
+		l.want(s, "seeker", value)
+		_, err = s.PutFrom(l.ctx, "reader", io.MultiReader(cutAt(strings.NewReader(value))))
+		if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrIndeterminate) {
+			t.Errorf("a reader that cannot be read again: %v", err)
+		}
+		if _, err := s.Get(l.ctx, "reader"); !errors.Is(err, ErrNotFound) {
+			t.Error(err)
+		}
+		w.setDown(true)
+		time.AfterFunc(time.Minute, func() { w.setDown(false) })
+		l.put(s, "put", value)
+		l.want(s, "put", value)
+	})
+}
+
+// cutter cuts a connection when so much of it was read.
+type cutter struct {
+	io.ReadSeeker
+	wire *wire
+	left int
+}
+
+func (c *cutter) Read(p []byte) (int, error) {
+	if c.left -= len(p); c.left <= 0 && c.wire != nil {
+		c.wire.cut()
+		c.wire = nil
+	}
+	return c.ReadSeeker.Read(p)
+}
+
+// TestLargeBulk: PutAll and DeletePrefix take large values with the others.
+func TestLargeBulk(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{CheckInterval: time.Minute})
+		value := func(i int) string {
+			if i%20 == 0 {
+				return largeValue(fmt.Sprint(i), largeSize)
+			}
+			return fmt.Sprint(i)
+		}
+		for range 2 { // the second time they replace the first
+			n, err := s.PutAll(l.ctx, func(yield func(Pair) bool) {
+				for i := range 200 {
+					if !yield(Pair{Key: fmt.Sprintf("k%03d", i), Value: []byte(value(i)), Metadata: i}) {
+						return
+					}
+				}
+			})
+			if err != nil || n != 200 {
+				t.Fatal(n, err)
+			}
+		}
+		for i := range 200 {
+			l.want(s, fmt.Sprintf("k%03d", i), value(i))
+		}
+		l.wantObjects(s, 20)
+		time.Sleep(grace + time.Second)
+		l.wantObjects(s, 10)
+		if n, err := s.DeletePrefix(l.ctx, "k"); err != nil || n != 200 {
+			t.Fatal(n, err)
+		}
+		time.Sleep(grace + time.Second)
+		l.wantObjects(s, 0)
+	})
+}
+
+// TestLargeReopened: what was written before a Store is opened is read as well.
+func TestLargeReopened(t *testing.T) {
+	inBubble(t, func(b bubble) {
+		b.labOnDisk("", func(l *lab) {
+			s, _ := l.open(Options{})
+			value := largeValue("reopened", largeSize)
+			l.put(s, "key", value)
+			l.goBackTo(l.copyDir())
+			again, _ := l.open(Options{})
+			l.want(again, "key", value)
+		})
+	})
+}
+
+func TestLargeAfterClose(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{CacheBytes: -1})
+		l.put(s, "key", largeValue("closed", 4<<20))
+		e, err := s.Get(l.ctx, "key", Lazy())
+		l.must(err)
+		r, err := e.Open(l.ctx)
+		l.must(err)
+		_, err = io.ReadFull(r, make([]byte, 10))
+		l.must(err, s.Close())
+		if _, err := io.ReadAll(r); !errors.Is(err, ErrClosed) {
+			t.Errorf("reading on: %v", err)
+		}
+		l.must(r.Close())
+		if _, err := e.Open(l.ctx); !errors.Is(err, ErrClosed) {
+			t.Errorf("Open: %v", err)
+		}
+		if _, err := s.PutFrom(l.ctx, "key", zeros{}); !errors.Is(err, ErrClosed) {
+			t.Errorf("PutFrom: %v", err)
+		}
+	})
+}
+
+func TestLargeContext(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, w := l.open(Options{CacheBytes: -1})
+		l.put(s, "key", largeValue("context", 4<<20))
+		e, err := s.Get(l.ctx, "key", Lazy())
+		l.must(err)
+		w.setDown(true)
+		defer w.setDown(false)
+		ctx, cancel := context.WithTimeout(l.ctx, time.Second)
+		defer cancel()
+		r, err := e.Open(ctx)
+		l.must(err)
+		if _, err := io.ReadAll(r); !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Open: %v", err)
+		}
+		l.must(r.Close())
+		if _, err := s.Get(ctx, "key"); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("Get: %v", err)
+		}
+		if _, err := s.PutFrom(ctx, "key", zeros{}); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrIndeterminate) {
+			t.Errorf("PutFrom: %v", err)
+		}
+	})
+}

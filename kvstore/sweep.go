@@ -1,0 +1,125 @@
+package kvstore
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nearkv/nearkv/replication"
+)
+
+const (
+	// grace is how long the object of a value that was replaced stays, for those
+	// who are reading it.
+	grace = 5 * time.Minute
+	// orphanAge is how old an object has to be that no record refers to, to be
+	// one that a process left behind which died, or a value that expired: a younger
+	// one may be about to get its record.
+	orphanAge = time.Hour
+	// sweepEvery is how often a Store looks for such objects.
+	sweepEvery = 15 * time.Minute
+)
+
+// sweeper removes objects to which no record refers. Those that this Store has
+// replaced it knows, and removes after a grace period. All others are found by
+// looking at which there are.
+type sweeper struct {
+	wake chan struct{} // of capacity 1: there is more to do
+
+	mu       sync.Mutex // held for moments
+	replaced []condemned
+}
+
+// condemned is an object that is to be removed.
+type condemned struct {
+	name string
+	due  time.Time
+}
+
+// later notes an object that is to be removed. The due times only grow.
+func (w *sweeper) later(name string, due time.Time) {
+	w.mu.Lock()
+	w.replaced = append(w.replaced, condemned{name, due})
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next returns the objects that are due, and when the next one is; zero: there
+// is none.
+func (w *sweeper) next(now time.Time) (due []condemned, then time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := slices.IndexFunc(w.replaced, func(c condemned) bool { return c.due.After(now) })
+	if n < 0 {
+		due, w.replaced = w.replaced, nil
+		return due, time.Time{}
+	}
+	due, w.replaced = slices.Clone(w.replaced[:n]), w.replaced[n:]
+	return due, w.replaced[0].due
+}
+
+// sweepLoop removes objects until the Store closes.
+func (s *Store) sweepLoop(ctx context.Context) {
+	// Not all replicas at once, and soon also those that do not live long.
+	sweep := time.NewTimer(time.Minute + rand.N(time.Minute))
+	defer sweep.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.sweeper.wake:
+		case <-due.C:
+		case <-sweep.C:
+			s.sweep(ctx)
+			sweep.Reset(sweepEvery + rand.N(sweepEvery/4))
+		}
+		due.Stop()
+		if then := s.removeDue(ctx); !then.IsZero() {
+			due.Reset(time.Until(then))
+		}
+	}
+}
+
+// removeDue removes the objects whose time has come. What cannot be removed now
+// sweep finds.
+func (s *Store) removeDue(ctx context.Context) (then time.Time) {
+	names, then := s.sweeper.next(time.Now())
+	for _, c := range names {
+		s.remove(ctx, c.name)
+	}
+	return then
+}
+
+func (s *Store) remove(ctx context.Context, name string) {
+	if s.index.refers(name) {
+		return // the log is not what it was when this was noted
+	}
+	if err := s.log.Objects().Remove(ctx, name); err != nil && ctx.Err() == nil {
+		s.logger.Warn("nearkv: a large value that is not needed any more cannot be removed", "object", name, "error", err)
+	}
+}
+
+// sweep removes the objects of ours that no record refers to and that are old
+// enough that none will. Which there are is asked first, then the replica is brought
+// up to date: so all their records are known.
+func (s *Store) sweep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	names, err := s.log.Objects().Names(ctx)
+	if err != nil || len(names) == 0 || s.feed.Sync(ctx) != nil {
+		return // later
+	}
+	for _, name := range names {
+		made, ours := replication.NamedAt(name)
+		if ours && time.Since(made) > orphanAge {
+			s.remove(ctx, name)
+		}
+	}
+}

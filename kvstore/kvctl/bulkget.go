@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -30,13 +31,10 @@ Beside value there are base64, expiration and metadata, where the entry needs th
 			if err != nil {
 				return err
 			}
-			return c.with(cmd.Context(), existing, noValues, func(s *session) error { return c.bulkGet(s, in, total) })
+			return c.with(cmd.Context(), existing, 0, func(s *session) error { return c.bulkGet(s, in, total) })
 		},
 	}
 }
-
-// chunk is how many values are held at a time: each can have 25 MiB.
-const chunk = 16
 
 func (c *cli) bulkGet(s *session, in *input, total int) error {
 	r, err := in.again()
@@ -45,35 +43,16 @@ func (c *cli) bulkGet(s *session, in *input, total int) error {
 	}
 	bar, done := c.begin("reading", int64(total), "keys"), 0
 	defer bar.end()
-	keys := make([]string, 0, chunk)
-	write := func() error {
-		entries, err := s.GetAll(s.ctx, keys)
-		if err != nil {
-			return err
-		}
-		for _, key := range keys {
-			if err := c.member(key, entries, done == 0); err != nil {
-				return err
-			}
-			done++
-		}
-		s.work.progress()
-		bar.set(int64(done))
-		keys = keys[:0]
-		return context.Cause(s.ctx)
-	}
 	for key, err := range codec.ReadBulkKeys(r, codec.BulkOptions{}) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", in.name, err)
 		}
-		if keys = append(keys, key); len(keys) == chunk {
-			if err := write(); err != nil {
-				return err
-			}
+		if err := c.member(s, key, done == 0); err != nil {
+			return err
 		}
-	}
-	if err := write(); err != nil {
-		return err
+		done++
+		s.work.progress()
+		bar.set(int64(done))
 	}
 	if done == 0 {
 		fmt.Fprint(c.out, "{")
@@ -83,10 +62,17 @@ func (c *cli) bulkGet(s *session, in *input, total int) error {
 }
 
 // member writes the value of a key as a member of the object.
-func (c *cli) member(key string, entries map[string]kvstore.Entry, first bool) error {
-	var value any = map[string]any{"value": nil}
-	if e, ok := entries[key]; ok {
-		value = jsonValueOf(e)
+func (c *cli) member(s *session, key string, first bool) error {
+	e, err := s.Get(s.ctx, key)
+	var value any = jsonValueOf(e)
+	if errors.Is(err, kvstore.ErrNotFound) {
+		value, err = map[string]any{"value": nil}, nil
+	}
+	if err == nil {
+		err = context.Cause(s.ctx) // values in memory are had without it
+	}
+	if err != nil {
+		return err
 	}
 	name, err := marshal(key)
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"strings"
+	"io"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -33,7 +33,11 @@ entry has them.`,
 }
 
 func (c *cli) get(s *session, key string) error {
-	e, err := s.Get(s.ctx, key)
+	var opts []kvstore.ReadOption
+	if !c.json {
+		opts = append(opts, kvstore.Lazy()) // what is large goes through, without being held
+	}
+	e, err := s.Get(s.ctx, key, opts...)
 	if errors.Is(err, kvstore.ErrNotFound) {
 		return fmt.Errorf("%w: %q in namespace %s", err, key, c.namespace)
 	}
@@ -43,11 +47,31 @@ func (c *cli) get(s *session, key string) error {
 	if c.json {
 		return c.out.json(jsonEntryOf(e))
 	}
-	fmt.Fprint(c.out, e.Text())
-	if c.out.terminal && !strings.HasSuffix(e.Text(), "\n") {
-		fmt.Fprintln(c.out)
+	value, err := e.Open(s.ctx)
+	if err != nil {
+		return err
 	}
-	return nil
+	end := &lastByte{Writer: c.out, work: s.work}
+	_, err = io.Copy(end, value)
+	if err == nil && c.out.terminal && end.last != '\n' {
+		_, err = end.Write([]byte{'\n'})
+	}
+	return errors.Join(err, value.Close())
+}
+
+// lastByte remembers how what was written ends.
+type lastByte struct {
+	io.Writer
+	work *watchdog
+	last byte
+}
+
+func (l *lastByte) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		l.last = p[len(p)-1]
+	}
+	l.work.progress()
+	return l.Writer.Write(p)
 }
 
 // jsonEntry is an entry as an element of a bulk file, with its revision.

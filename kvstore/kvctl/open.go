@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -86,7 +87,8 @@ func (c *cli) options(cacheBytes int64, denied func(error)) kvstore.Options {
 		return o
 	}
 	o.NATS = append(o.NATS, nats.Name("kvctl"), nats.ConnectHandler(func(nc *nats.Conn) { c.conn.Store(nc) }), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-		if errors.Is(err, nats.ErrPermissionViolation) {
+		// To remove large values that nobody needs is for whoever may do it.
+		if errors.Is(err, nats.ErrPermissionViolation) && !strings.Contains(err.Error(), "$JS.API.STREAM.PURGE.") {
 			denied(err)
 		}
 	}))
@@ -143,6 +145,33 @@ type session struct {
 	*kvstore.Store
 	ctx  context.Context
 	work *watchdog
+}
+
+// patient is a reader for whose data there is time: the store does not keep us
+// waiting meanwhile.
+type patient struct {
+	io.Reader
+	work *watchdog
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	p.work.stop()
+	defer p.work.progress()
+	return p.Reader.Read(b)
+}
+
+// patientFile can be read again.
+type patientFile struct {
+	patient
+	io.Seeker
+}
+
+// patient is for reading a value. That of a file can be read again.
+func (s *session) patient(r io.Reader) io.Reader {
+	if f, ok := r.(*os.File); ok {
+		return &patientFile{patient{f, s.work}, f}
+	}
+	return &patient{r, s.work}
 }
 
 // access says what becomes of a namespace that does not exist.

@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"github.com/nearkv/nearkv/kvstore"
 )
 
 // stream is stdout or stderr. What is written to it is held until Flush.
@@ -173,12 +175,13 @@ func size(n int64) string {
 }
 
 // excerpt is the beginning of a value, for people.
-func excerpt(value string) string {
+func excerpt(e kvstore.Entry) string {
 	const most = 60
-	if !utf8.ValidString(value) {
-		return fmt.Sprintf("(%d bytes)", len(value))
-	}
-	if len(value) <= most {
+	value := e.Text()
+	switch {
+	case !e.Loaded() || !utf8.ValidString(value):
+		return fmt.Sprintf("(%d bytes)", e.Len())
+	case len(value) <= most:
 		return strconv.Quote(value)
 	}
 	return fmt.Sprintf("%q... (%d bytes)", strings.ToValidUTF8(value[:most], ""), len(value))

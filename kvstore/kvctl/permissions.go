@@ -23,8 +23,10 @@ It asks no server.
 A Store reads the whole namespace: reading cannot be confined to a prefix. To
 write, name the prefixes with --write, which have to end where NATS can tell them
 apart: with : or . or, for all keys, be empty. A user without --write cannot write.
-With --create it may also create the namespace, and with --list see the names of
-all (kvctl namespaces).
+With --create it may also create the namespace, and the object store of its large
+values, which comes with the first of them. With --list it may see the names of
+all namespaces (kvctl namespaces). Large values are not by prefix: who may write
+any key could remove those of others.
 
 Give each user an inbox prefix of its own, and say it with --inbox-prefix here and
 to kvctl: otherwise it can read the answers that others get.`,
@@ -44,7 +46,7 @@ to kvctl: otherwise it can read the answers that others get.`,
 			return err
 		}
 		if create {
-			p.Publish.Allow = append(p.Publish.Allow, "$JS.API.STREAM.CREATE.KV_"+c.namespace)
+			p.Publish.Allow = append(p.Publish.Allow, "$JS.API.STREAM.CREATE.KV_"+c.namespace, "$JS.API.STREAM.CREATE.OBJ_"+c.namespace)
 		}
 		if list {
 			p.Publish.Allow = append(p.Publish.Allow, "$JS.API.STREAM.NAMES")
@@ -73,7 +75,7 @@ type subjects struct {
 }
 
 func newPermissions(namespace, inbox string, writes []string) (p permissions, err error) {
-	stream := "KV_" + namespace
+	stream, objects := "KV_"+namespace, "OBJ_"+namespace
 	p.Publish.Allow = []string{
 		"$JS.API.STREAM.INFO." + stream, // what the log is, and whether it still is that
 		"$JS.API.CONSUMER.CREATE." + stream + ".*",
@@ -81,6 +83,8 @@ func newPermissions(namespace, inbox string, writes []string) (p permissions, er
 		"$JS.API.CONSUMER.DELETE." + stream + ".*",
 		"$JS.API.DIRECT.GET." + stream, // values that are not in memory
 		"$JS.API.STREAM.MSG.GET." + stream,
+		"$JS.API.STREAM.INFO." + objects, // large values
+		"$JS.API.DIRECT.GET." + objects,
 	}
 	for _, prefix := range writes {
 		s, err := filters(prefix)
@@ -90,6 +94,9 @@ func newPermissions(namespace, inbox string, writes []string) (p permissions, er
 		for _, filter := range s {
 			p.Publish.Allow = append(p.Publish.Allow, "$KV."+namespace+"."+filter)
 		}
+	}
+	if len(writes) > 0 {
+		p.Publish.Allow = append(p.Publish.Allow, "$O."+namespace+".C.>", "$O."+namespace+".M.>", "$JS.API.STREAM.PURGE."+objects)
 	}
 	if inbox == "" {
 		inbox = "_INBOX"

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -26,6 +28,10 @@ func TestPermissions(t *testing.T) {
 			args = append(args, "--inbox-prefix", "_INBOX_writer")
 		}
 		return call(t, args...)
+	}
+	large := filepath.Join(t.TempDir(), "large")
+	if err := os.WriteFile(large, []byte(strings.Repeat("large ", 1<<20)), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	for _, test := range []struct {
 		user, args string
@@ -53,6 +59,12 @@ func TestPermissions(t *testing.T) {
 		{"writer", "put users:1 x", exitFailed, ""},
 		{"writer", "put other y", exitFailed, ""},
 		{"writer", "delete other", exitFailed, ""},
+		{"writer", "put user:large --path " + large, exitFailed, ""}, // the first one
+		{"all", "put large --path " + large, exitDone, ""},
+		{"writer", "put user:large --path " + large, exitDone, ""},
+		{"reader", "get user:large", exitDone, "large large "},
+		{"reader", "get large", exitDone, "large large "},
+		{"reader", "put large --path " + large, exitFailed, ""},
 		{"reader", "bench --count 1", exitFailed, ""},
 		{"all", "bench --count 10", exitDone, "OP"},
 		{"all", "get user:1", exitDone, "Eve"},
@@ -60,7 +72,7 @@ func TestPermissions(t *testing.T) {
 	} {
 		r := as(test.user, strings.Fields(test.args)...)
 		if r.status != test.status || !strings.HasPrefix(r.stdout, test.stdout) {
-			t.Errorf("%s: %s: status %d, %q, %s", test.user, test.args, r.status, r.stdout, r.stderr)
+			t.Errorf("%s: %s: status %d, %.100q, %s", test.user, test.args, r.status, r.stdout, r.stderr)
 		}
 		if test.status == exitFailed && !strings.Contains(r.stderr, "kvctl permissions prints") {
 			t.Errorf("%s: %s: %s", test.user, test.args, r.stderr)
@@ -91,7 +103,8 @@ func startRestricted(t *testing.T, users map[string][]string) (url string) {
 // The block and its JSON say the same.
 func TestPermissionsJSON(t *testing.T) {
 	const want = `{"publish":{"allow":["$JS.API.STREAM.INFO.KV_app","$JS.API.CONSUMER.CREATE.KV_app.*","$JS.API.CONSUMER.MSG.NEXT.KV_app.*",` +
-		`"$JS.API.CONSUMER.DELETE.KV_app.*","$JS.API.DIRECT.GET.KV_app","$JS.API.STREAM.MSG.GET.KV_app","$KV.app.>"]},"subscribe":{"allow":["_INBOX.>"]}}` + "\n"
+		`"$JS.API.CONSUMER.DELETE.KV_app.*","$JS.API.DIRECT.GET.KV_app","$JS.API.STREAM.MSG.GET.KV_app",` +
+		`"$JS.API.STREAM.INFO.OBJ_app","$JS.API.DIRECT.GET.OBJ_app","$KV.app.>","$O.app.C.>","$O.app.M.>","$JS.API.STREAM.PURGE.OBJ_app"]},"subscribe":{"allow":["_INBOX.>"]}}` + "\n"
 	if got := succeed(t, "permissions", "-n", "app", "--write", "", "--json"); got != want {
 		t.Error(got)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,14 +43,17 @@ a value that begins with - comes behind --.`,
 			if err != nil {
 				return err
 			}
-			value, err := c.readValue(args[1:], p.path)
+			value, err := c.openValue(args[1:], p.path)
 			if err != nil {
 				return err
 			}
+			defer func() { _ = value.Close() }() // it was read
 			if err := codec.CheckKey(args[0]); err != nil {
 				return err // before a namespace is created
 			}
-			return c.with(cmd.Context(), created, noValues, func(s *session) error { return c.put(s, args[0], value, opts) })
+			return c.with(cmd.Context(), created, noValues, func(s *session) error {
+				return c.put(s, args[0], s.patient(value), opts)
+			})
 		},
 	}
 	f := cmd.Flags()
@@ -62,8 +66,8 @@ a value that begins with - comes behind --.`,
 	return cmd
 }
 
-func (c *cli) put(s *session, key string, value []byte, opts []kvstore.WriteOption) error {
-	revision, err := s.Put(s.ctx, key, value, opts...)
+func (c *cli) put(s *session, key string, value io.Reader, opts []kvstore.WriteOption) error {
+	revision, err := s.PutFrom(s.ctx, key, value, opts...)
 	if err != nil {
 		return err
 	}
@@ -77,27 +81,20 @@ func (c *cli) put(s *session, key string, value []byte, opts []kvstore.WriteOpti
 	return nil
 }
 
-// readValue reads the value, of which there must be exactly one.
-func (c *cli) readValue(args []string, path string) ([]byte, error) {
-	in := c.in
+// openValue opens the value, of which there must be exactly one.
+func (c *cli) openValue(args []string, path string) (io.ReadCloser, error) {
 	switch {
 	case (len(args) == 1) == (path != ""):
 		return nil, misuse("give a value, - for stdin, or --path FILE")
 	case path != "":
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return nil, misuse("%s is a directory", path)
 		}
-		defer func() { _ = f.Close() }() // it was read
-		in = f
-	case args[0] != "-":
-		return []byte(args[0]), nil
+		return os.Open(path)
+	case args[0] == "-":
+		return c.in, nil
 	}
-	value, err := io.ReadAll(io.LimitReader(in, codec.MaxValueLen+1))
-	if len(value) > codec.MaxValueLen {
-		return nil, fmt.Errorf("%w: more than %d bytes", kvstore.ErrTooLarge, codec.MaxValueLen)
-	}
-	return value, err
+	return io.NopCloser(strings.NewReader(args[0])), nil
 }
 
 func (p *putFlags) options(cmd *cobra.Command) (opts []kvstore.WriteOption, err error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -119,24 +120,32 @@ func (c *cli) rows(is *state, cache int64) [][]string {
 	return slices.DeleteFunc(rows, func(row []string) bool { return row[1] == "" })
 }
 
-// hitRatio reads up to 1000 keys. Misses are counted exactly.
+// hitRatio reads up to 1000 keys, without loading large values. Misses of others
+// are counted exactly.
 func hitRatio(s *session) (reads int, ratio *float64, err error) {
 	const most = 1000
-	every, i := max(s.Stats().Keys/most, 1), 0
+	every, i, large := max(s.Stats().Keys/most, 1), 0, 0
 	before := s.Stats().Misses
 	for k := range s.Keys("") {
 		if i++; i%every != 0 || reads == most {
 			continue
 		}
-		if _, err := s.GetAll(s.ctx, []string{k.Name}); err != nil { // it may be gone by now
+		e, err := s.Get(s.ctx, k.Name, kvstore.Lazy())
+		switch {
+		case errors.Is(err, kvstore.ErrNotFound): // it has gone
+			continue
+		case err != nil:
 			return 0, nil, err
+		case !e.Loaded():
+			large++
 		}
 		reads++
 	}
 	if reads == 0 {
 		return 0, nil, nil
 	}
-	hits := 1 - float64(s.Stats().Misses-before)/float64(reads)
+	misses := large + int(s.Stats().Misses-before)
+	hits := 1 - float64(misses)/float64(reads)
 	return reads, &hits, nil
 }
 

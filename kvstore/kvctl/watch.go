@@ -44,6 +44,9 @@ func (c *cli) watch(ctx context.Context, s *session, prefix string, changesOnly 
 		opts = append(opts, kvstore.ChangesOnly())
 		c.note("watching")
 	}
+	if !c.json {
+		opts = append(opts, kvstore.Lazy()) // a line has only the beginning of a value
+	}
 	for e, err := range s.Watch(s.ctx, prefix, opts...) {
 		if err != nil {
 			return err
@@ -77,7 +80,7 @@ func (c *cli) event(e kvstore.Event) error {
 			return err
 		}
 	default:
-		kind, value := c.out.colored(green, "put   "), "  "+excerpt(e.Entry.Text())
+		kind, value := c.out.colored(green, "put   "), "  "+excerpt(e.Entry)
 		if e.Kind != kvstore.EventPut {
 			kind, value = c.out.colored(red, fmt.Sprintf("%-6s", e.Kind)), ""
 		}

@@ -17,6 +17,7 @@
 //	view_test.go         reads of values as structs
 //	put_test.go          acknowledged writes, one and 64 at a time, without and with a TTL
 //	put_all_test.go      20,000 writes at once
+//	kvctl_test.go        a file of bulk JSON by kvctl bulk put, and by a loop over Put of the NATS client
 //	propagation_test.go  from the begin of a write until another replica has it
 //	watch_test.go        every write to 1, 10 and 100 replicas in this process
 //	open_test.go         from nothing to a replica that has everything

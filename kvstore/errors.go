@@ -72,8 +72,10 @@ var (
 	ErrClosed = errors.New("kvstore: store closed")
 )
 
-// Errors of Open with Dir.
+// Errors of Open: the first with MustExist, the others with Dir.
 var (
+	// ErrNoNamespace: the namespace does not exist, and is not to be created.
+	ErrNoNamespace = errors.New("kvstore: no such namespace")
 	// ErrLocked: somebody has the Dir and lets nobody in, or, with Exclusive,
 	// somebody has it.
 	ErrLocked = embedded.ErrLocked

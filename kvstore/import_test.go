@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -102,6 +104,34 @@ func TestImport(t *testing.T) {
 		delete(state, "short")
 		sameState(t, state, rounded(want))
 	})
+}
+
+// Neither an export as JSON nor one that fails leaves a file behind.
+func TestExportJSONCleansUp(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir) // elsewhere than on Unix it changes nothing
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{})
+		l.put(s, "a", "1")
+		seen := 0
+		look := &trigger{w: io.Discard, do: func() {
+			files, err := filepath.Glob(filepath.Join(dir, "nearkv-export-*"))
+			l.must(err)
+			seen = len(files)
+		}}
+		_, err := s.ExportJSON(l.ctx, look)
+		l.must(err)
+		if seen != 1 && runtime.GOOS != "windows" {
+			t.Errorf("while it runs there are %d files", seen)
+		}
+		broken := errors.New("broken")
+		if _, err := s.ExportJSON(l.ctx, brokenWriter{broken}); !errors.Is(err, broken) {
+			t.Errorf("a writer that fails: %v", err)
+		}
+	})
+	if files, err := filepath.Glob(filepath.Join(dir, "nearkv-export-*")); err != nil || len(files) != 0 {
+		t.Errorf("left are %v, %v", files, err)
+	}
 }
 
 // A namespace without keys can be exported, and makes another one empty.

@@ -52,6 +52,9 @@ type Options struct {
 	// open. It must not be closed before the Store.
 	Conn *nats.Conn
 
+	// MustExist has Open refuse a namespace that does not exist, with
+	// ErrNoNamespace, instead of creating it.
+	MustExist bool
 	// Memory keeps the log in the server's memory instead of on its disk: it is
 	// gone when the server is. Used when the namespace is created. Without Dir,
 	// URL and Conn it is so anyhow.
@@ -166,7 +169,8 @@ func (o *Options) withDefaults() Options {
 
 func (o *Options) replication() replication.Config {
 	return replication.Config{
-		Memory: o.Memory || (o.Dir == "" && o.URL == "" && o.Conn == nil), Replicas: o.Replicas, MaxBytes: o.MaxBytes,
+		MustExist: o.MustExist,
+		Memory:    o.Memory || (o.Dir == "" && o.URL == "" && o.Conn == nil), Replicas: o.Replicas, MaxBytes: o.MaxBytes,
 		Synced: o.Durability == SurvivePowerLoss, CheckInterval: o.CheckInterval, Logger: o.Logger,
 	}
 }

@@ -3,6 +3,7 @@ package kvstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -63,7 +64,7 @@ func (n *stats) wrote(err error) {
 //
 // Errors: ErrInvalidNamespace and ErrInvalidOptions before anything is done;
 // ErrLocked (at once only with Exclusive) and ErrStart with Dir; ErrUnsupported for a bucket of others that
-// is not laid out as one; ErrUnavailable when ctx ended first.
+// is not laid out as one; ErrNoNamespace only with MustExist; ErrUnavailable when ctx ended first.
 func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
 	if err := replication.CheckNamespace(namespace); err != nil {
 		return nil, err
@@ -85,6 +86,9 @@ func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
 
 func open(ctx context.Context, b *backend, namespace string, opts *Options) (*Store, error) {
 	l, err := replication.Open(ctx, b.conn, namespace, opts.replication())
+	if opts.MustExist && errors.Is(err, replication.ErrNoStream) {
+		return nil, fmt.Errorf("%w: %q", ErrNoNamespace, namespace)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,9 @@ import (
 // allows streams names of 255 bytes; the rest is for our prefixes.
 const MaxNamespaceLen = 200
 
+// streamPrefix begins the name of every key-value bucket's stream.
+const streamPrefix = "KV_"
+
 // Metadata keys of the streams that Open creates.
 const (
 	metaFormat      = "nearkv.format"
@@ -38,9 +41,10 @@ const headerRoom = 4 << 10
 // Config says how Open creates a stream that does not exist, and how often a
 // Feed looks after one. The zero value works.
 type Config struct {
-	Memory   bool  // keep the stream in the server's memory
-	Replicas int   // copies of the stream on a cluster; default 1
-	MaxBytes int64 // of the stream; default no limit but the server's
+	MustExist bool  // do not create it: ErrNoStream
+	Memory    bool  // keep the stream in the server's memory
+	Replicas  int   // copies of the stream on a cluster; default 1
+	MaxBytes  int64 // of the stream; default no limit but the server's
 
 	// Synced says that the server, alone and with SyncAlways, syncs each record
 	// before it acknowledges it. Appends then share syncs as far as they can
@@ -107,7 +111,7 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 		return nil, err
 	}
 	l := &Log{
-		nc: nc, namespace: namespace, stream: "KV_" + namespace, prefix: "$KV." + namespace + ".",
+		nc: nc, namespace: namespace, stream: streamPrefix + namespace, prefix: "$KV." + namespace + ".",
 		ack: fmt.Appendf(nil, `{"stream":"KV_%s","seq":`, namespace),
 		cfg: cfg.withDefaults(), requests: requests,
 	}
@@ -219,7 +223,8 @@ func (l *Log) openStream(ctx context.Context) error {
 	retry, once := NewBackoff(), sync.Once{}
 	for patience := openPatience; ; patience = min(2*patience, answerTimeout) {
 		err := l.viewOrCreate(ctx, patience)
-		if err == nil || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoSpace) {
+		missing := l.cfg.MustExist && errors.Is(err, ErrNoStream)
+		if err == nil || missing || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoSpace) {
 			return err
 		}
 		if ended := retry.Wait(ctx, nil); ended != nil {
@@ -239,7 +244,7 @@ func (l *Log) viewOrCreate(ctx context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	_, err := l.view(ctx)
-	if errors.Is(err, ErrNoStream) {
+	if errors.Is(err, ErrNoStream) && !l.cfg.MustExist {
 		return l.createStream(ctx)
 	}
 	return err

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/kvstore"
+)
+
+// The exit status; rootHelp explains it.
+const (
+	exitDone = iota
+	exitFailed
+	exitMisuse
+	exitNotFound
+	exitConflict
+	exitUnavailable
+	exitIndeterminate
+	exitInterrupted = 130
+)
+
+// misuseError is a mistake on the command line or in the input.
+type misuseError struct{ error }
+
+func misuse(format string, args ...any) error { return misuseError{fmt.Errorf(format, args...)} }
+
+// hintError says what to do about an error.
+type hintError struct {
+	error
+	hint string
+}
+
+func (e hintError) Unwrap() error { return e.error }
+
+// report tells of an error, and returns the exit status.
+func (c *cli) report(ctx context.Context, err error) int {
+	if flushed := c.out.Flush(); err == nil {
+		err = flushed
+	}
+	if err == nil {
+		return exitDone
+	}
+	if !c.parsed {
+		err = hintError{misuseError{err}, "kvctl --help, or --help behind a command, says how to call it"}
+	}
+	status := statusOf(err)
+	if ctx.Err() != nil {
+		status = exitInterrupted
+	}
+	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "))
+	if hint := hintOf(err, status); hint != "" {
+		fmt.Fprintf(c.err, "%s\n", hint)
+	}
+	_ = c.err.Flush() // there is nobody left to tell
+	return status
+}
+
+func statusOf(err error) int {
+	is := func(targets ...error) bool {
+		for _, target := range targets {
+			if errors.Is(err, target) {
+				return true
+			}
+		}
+		return false
+	}
+	if _, ok := errors.AsType[misuseError](err); ok {
+		return exitMisuse
+	}
+	switch {
+	case is(kvstore.ErrNotFound, kvstore.ErrNoNamespace):
+		return exitNotFound
+	case is(kvstore.ErrConflict, kvstore.ErrNotEmpty):
+		return exitConflict
+	case is(kvstore.ErrIndeterminate):
+		return exitIndeterminate
+	case is(nats.ErrAuthorization, nats.ErrPermissionViolation):
+		return exitFailed
+	case is(kvstore.ErrUnavailable, kvstore.ErrOverloaded, kvstore.ErrStale, context.DeadlineExceeded, errTimeout):
+		return exitUnavailable
+	case is(kvstore.ErrInvalidKey, kvstore.ErrInvalidMetadata, kvstore.ErrInvalidExpiry, kvstore.ErrInvalidOptions,
+		kvstore.ErrInvalidNamespace, kvstore.ErrTooLarge, codec.ErrInvalidBulk, codec.ErrDamagedArchive, fs.ErrNotExist):
+		return exitMisuse
+	}
+	return exitFailed
+}
+
+func hintOf(err error, status int) string {
+	if hint, ok := errors.AsType[hintError](err); ok {
+		return hint.hint
+	}
+	switch {
+	case errors.Is(err, nats.ErrAuthorization):
+		return "check --creds, or --user and --password"
+	case errors.Is(err, nats.ErrPermissionViolation):
+		return "kvctl permissions prints what the user of the server needs"
+	case errors.Is(err, kvstore.ErrLocked):
+		return "a process has opened the directory for itself alone (Exclusive); end it, or wait"
+	case status == exitUnavailable:
+		return "check that the server runs and has JetStream, or wait longer with --timeout"
+	}
+	return ""
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nearkv/nearkv/kvstore"
+)
+
+// The formats of export and import.
+const (
+	formatArchive = "archive"
+	formatJSON    = "json"
+)
+
+func completeFormat(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return []string{formatArchive, formatJSON}, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (c *cli) exportCommand() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Back a namespace up into a file",
+		Long: `export writes all entries of a namespace, as of one revision, to a file, or to
+stdout (-). Others may read and write meanwhile. A file is only there, or replaced,
+once it is complete.
+
+An archive has all bytes as they are: values, metadata, and expiry to the
+millisecond. It has checksums and counts, so that import knows whether it is what
+was written. --format json writes what bulk put and wrangler kv bulk put read.
+
+With --json (to a file) a summary goes to stdout:
+  {"file":"app.nkv","format":"archive","revision":7,"keys":5,"bytes":80,"seconds":0.1}`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case format != formatArchive && format != formatJSON:
+				return misuse("--format %s: say archive or json", format)
+			case args[0] == "-" && c.json:
+				return misuse("--json writes a summary to stdout, where the export is to go")
+			case args[0] == "-" && format == formatArchive && c.out.terminal:
+				return misuse("an archive is nothing for a terminal: redirect it, or name a file")
+			}
+			return c.with(cmd.Context(), existing, 0, func(s *session) error { return c.export(s, args[0], format) })
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", formatArchive, "archive or json")
+	complete(cmd.RegisterFlagCompletionFunc("format", completeFormat))
+	return cmd
+}
+
+func (c *cli) export(s *session, name, format string) error {
+	began := time.Now()
+	if name == "-" {
+		_, err := c.exportTo(s, c.out.file, format)
+		return err
+	}
+	info, err := c.exportFile(s, name, format)
+	if err != nil {
+		return err
+	}
+	if !c.json {
+		c.note("%d keys as of revision %d, %s of values, in %.1f s", info.Keys, info.Revision, size(info.Bytes), time.Since(began).Seconds())
+		return nil
+	}
+	return c.out.json(struct {
+		File     string           `json:"file"`
+		Format   string           `json:"format"`
+		Revision kvstore.Revision `json:"revision"`
+		Keys     int              `json:"keys"`
+		Bytes    int64            `json:"bytes"`
+		Seconds  float64          `json:"seconds"`
+	}{name, format, info.Revision, info.Keys, info.Bytes, seconds(began)})
+}
+
+func (c *cli) exportTo(s *session, f *os.File, format string) (kvstore.ExportInfo, error) {
+	bar := c.begin("exporting", int64(s.Stats().Keys), "keys")
+	defer bar.end()
+	progress := kvstore.OnProgress(func(done int) {
+		bar.set(int64(done))
+		s.work.progress()
+	})
+	if format == formatJSON {
+		return s.ExportJSON(s.ctx, f, progress)
+	}
+	return s.Export(s.ctx, f, progress)
+}
+
+// exportFile writes a file under another name first: nobody is to take a part
+// of an export for one.
+func (c *cli) exportFile(s *session, name, format string) (info kvstore.ExportInfo, err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
+	if err != nil {
+		return info, err
+	}
+	info, err = c.exportTo(s, f, format)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		err = errors.Join(fmt.Errorf("export to %s: %w", name, err), os.Remove(f.Name()))
+	}
+	return info, err
+}

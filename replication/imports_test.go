@@ -33,6 +33,7 @@ func TestImportGraph(t *testing.T) {
 		module + "/replication/embedded": nil,
 		module + "/replication":          {module + "/codec"},
 		module + "/kvstore":              {module + "/codec", module + "/replication", module + "/replication/embedded"},
+		module + "/kvstore/kvctl":        {module + "/codec", module + "/kvstore", module + "/replication"},
 		module + "/kvstore/kvstoretest":  {module + "/replication/embedded"},
 	}
 	for pkg, want := range allowed {

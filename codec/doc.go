@@ -28,6 +28,7 @@
 //	KV-Hides       until when it hides older records of its key, in unix milliseconds; only with Nats-TTL
 //	Nats-TTL       for how long the server keeps the message, in whole seconds ("90s")
 //	KV-Write       id of a conditional or batched write
+//	KV-Batch       place in a batch that is visible as a whole: "2/3" is the second of three records
 //	KV-Object      where a large value lives ([Object]); the payload is then empty, and is not looked at
 //
 // Names match exactly, with their case; an empty value says nothing; of a repeated header the last value counts,

@@ -18,6 +18,7 @@ const (
 	headerHides     = "KV-Hides"
 	headerWrite     = "KV-Write"
 	headerObject    = "KV-Object"
+	headerBatch     = "KV-Batch"
 	headerTTL       = "Nats-TTL"
 	headerMarker    = "Nats-Marker-Reason"
 )
@@ -74,6 +75,9 @@ type Record struct {
 	// Object says where the value of an OpPut is that is not in Value; nil: it is in Value.
 	Object *Object
 
+	// Batch is the record's place in a batch; zero: it is in none.
+	Batch Batch
+
 	// Write is the id of a conditional or batched write, without line breaks; "": none.
 	Write string
 
@@ -108,6 +112,7 @@ func (r Record) Header() map[string][]string {
 	}
 	set(headerTTL, r.ttlHeader())
 	set(headerWrite, r.Write)
+	set(headerBatch, r.Batch.String())
 	if r.Object != nil {
 		set(headerObject, r.Object.String())
 	}
@@ -164,6 +169,9 @@ func decodeHeader(header map[string][]string) (r Record, err error) {
 		return r, err
 	}
 	if r.Object, err = decodeObject(last(header, headerObject)); err != nil {
+		return r, err
+	}
+	if r.Batch, err = decodeBatch(last(header, headerBatch)); err != nil {
 		return r, err
 	}
 	r.Write = last(header, headerWrite)

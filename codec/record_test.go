@@ -136,11 +136,26 @@ func TestObjectRoundTrip(t *testing.T) {
 	}
 }
 
+func TestBatchRoundTrip(t *testing.T) {
+	for _, want := range []Batch{{}, {1, 1}, {1, 2}, {1000, 1000}} {
+		got, err := DecodeRecord(Record{Batch: want, Write: "id"}.Header(), nil)
+		if err != nil || got.Batch != want {
+			t.Errorf("%v is decoded as %v, %v", want, got.Batch, err)
+		}
+	}
+}
+
 func TestDecodeDamagedRecord(t *testing.T) {
 	tests := []struct{ name, header, value string }{
 		{"unknown operation", "KV-Operation", "DELETE"},
 		{"lower-case operation", "KV-Operation", "del"},
 		{"operation with space", "KV-Operation", "DEL "},
+		{"batch of none", "KV-Batch", "1/0"},
+		{"no batch", "KV-Batch", "1"},
+		{"before the batch", "KV-Batch", "0/2"},
+		{"behind the batch", "KV-Batch", "3/2"},
+		{"batch too large", "KV-Batch", "1/1001"},
+		{"batch with a sign", "KV-Batch", "+1/2"},
 		{"large value", "KV-Object", "name size digest"},
 		{"large value without a name", "KV-Object", " 1 " + emptyDigest},
 		{"name of two tokens", "KV-Object", "a.b 1 " + emptyDigest},

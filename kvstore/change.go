@@ -18,6 +18,7 @@ type change struct {
 	metadata  []byte
 	expires   int64 // unix milliseconds; 0: never
 	condition condition
+	always    bool // a delete is written also if there is nothing to delete
 	keep      bool // the log cannot remove records by itself
 }
 
@@ -102,7 +103,7 @@ func (c *change) check(k known) (step, replication.Expectation) {
 		}
 		return refuse(k), exactly
 	}
-	if c.op == codec.OpDelete && !k.visible {
+	if c.op == codec.OpDelete && !k.visible && !c.always {
 		if k.sure {
 			return stepDone, replication.Expectation{}
 		}

@@ -237,6 +237,11 @@ func (e *export) writeChanges(ctx context.Context, c changes) error {
 }
 
 func (e *export) changedItem(key string, m moved) *item {
+	if m.large != nil {
+		it := itemOf(m.large)
+		it.Changed = true
+		return it
+	}
 	if m.held && !m.deleted {
 		return &item{value: string(m.value), ArchiveEntry: codec.ArchiveEntry{
 			Changed: true, Key: key, Revision: m.revision, Modified: time.Unix(0, m.stored), Expires: m.expires,

@@ -33,6 +33,7 @@ type moved struct {
 	held     bool // has its value, if it has one
 	metadata []byte
 	value    []byte
+	large    *record // of a large value, which can still be read for a while when it was replaced
 }
 
 // maxHeld is how many bytes of values a follower keeps, so that they need not be
@@ -58,7 +59,7 @@ func (x *index) leave(f *follower) {
 // under mu.
 func (x *index) follow(epoch uint64, m *replication.Message) {
 	for f := range x.followers {
-		f.note(epoch, m)
+		f.note(x, epoch, m)
 	}
 }
 
@@ -70,7 +71,7 @@ func (x *index) begunAnew() {
 	}
 }
 
-func (f *follower) note(epoch uint64, m *replication.Message) {
+func (f *follower) note(x *index, epoch uint64, m *replication.Message) {
 	if epoch != f.epoch {
 		f.lost = true
 		return
@@ -98,6 +99,9 @@ func (f *follower) note(epoch uint64, m *replication.Message) {
 	} else if !now.deleted {
 		now.value = m.Record.Value // never changed: the cache has the same
 		f.held += len(now.value)
+	}
+	if m.Record.Object != nil {
+		now.large = x.newRecord(epoch, m)
 	}
 	f.moved[m.Key] = now
 }

@@ -72,8 +72,8 @@ func (s *Store) absent(key string) error {
 	return ErrNotFound
 }
 
-// GetAll returns the entries of those of the keys that exist. Options hold for
-// all of them. The errors are those of Get, less ErrNotFound; with an error no
+// GetAll returns the entries of those of the keys that exist, any number of them.
+// It sees all of a Batch or nothing of it. Options hold for all of the keys. The errors are those of Get, less ErrNotFound; with an error no
 // entries are returned.
 func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (map[string]Entry, error) {
 	if s.closed.Load() {
@@ -88,15 +88,61 @@ func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (
 	if err != nil {
 		return nil, err
 	}
-	entries := make(map[string]Entry, len(keys))
-	for _, key := range keys {
-		e, err := s.get(ctx, key, o.lazy)
-		switch {
-		case err == nil:
-			entries[key] = e
-		case !errors.Is(err, ErrNotFound):
-			return nil, err
+	values := make(map[*record]string)
+	for {
+		entries, err := s.entries(ctx, s.index.collect(keys), values, o.lazy)
+		if !errors.Is(err, errSuperseded) {
+			return entries, err
 		}
+	}
+}
+
+// collect returns the records of those of the keys that there are, as of one moment
+// in so far as they are of batches.
+func (x *index) collect(keys []string) []*record {
+	found := make([]*record, 0, len(keys))
+	for range 3 {
+		turn := x.turns.Load()
+		found = x.find(found[:0], keys)
+		if turn%2 == 0 && x.turns.Load() == turn {
+			return found
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.find(found[:0], keys)
+}
+
+func (x *index) find(found []*record, keys []string) []*record {
+	for _, key := range keys {
+		if r := x.records.find(key); r != nil && r.visible() {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// entries returns the entries of records, with their values. errSuperseded: one of
+// them is no longer to be had; values keeps the others for the next try.
+func (s *Store) entries(ctx context.Context, records []*record, values map[*record]string, lazy bool) (map[string]Entry, error) {
+	entries := make(map[string]Entry, len(records))
+	for _, r := range records {
+		value, ok := r.text()
+		if !ok {
+			value, ok = values[r]
+		}
+		switch {
+		case ok && rand.Uint32()%sample == 0:
+			s.hits(r)
+		case !ok && !(lazy && r.large() != nil):
+			s.stats.misses.Add(1)
+			var err error
+			if value, err = s.fetch(ctx, r); err != nil {
+				return nil, err
+			}
+			values[r] = value
+		}
+		entries[r.key()] = Entry{r, value}
 	}
 	return entries, nil
 }

@@ -37,6 +37,10 @@ type index struct {
 	// snapshot is a copy of ordered that is as new as ordered, or nil.
 	snapshot atomic.Pointer[tree]
 
+	// turns is odd while records are being applied that are to become visible at
+	// once.
+	turns atomic.Uint64
+
 	mu          sync.Mutex // no user code and no I/O under it
 	ordered     *tree      // the visible records by key, and expired ones until they are told
 	deadlines   *tree      // by (due, key)
@@ -45,6 +49,7 @@ type index struct {
 	unconfirmed map[string]uint64 // revisions applied ahead of the feed
 	foreign     map[string]uint64 // epochs, by subjects that are no keys
 	watchers    map[*watcher]struct{}
+	told        []Event        // of a batch that is being applied
 	objects     map[string]int // how many records refer to an object
 	followers   map[*follower]struct{}
 	closed      bool
@@ -86,12 +91,36 @@ func newIndex(c *cache) *index {
 // Apply implements replication.Replica.
 func (x *index) Apply(epoch uint64, m replication.Message) {
 	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.apply(epoch, m)
+}
+
+// ApplyAll implements replication.Replica.
+func (x *index) ApplyAll(epoch uint64, ms []replication.Message) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.atOnce(func() {
+		for _, m := range ms {
+			x.apply(epoch, m)
+		}
+	})
+}
+
+// atOnce makes what apply changes visible at once. It needs mu.
+func (x *index) atOnce(apply func()) {
+	x.turns.Add(1)
+	apply()
+	x.turns.Add(1)
+	x.notifyAll()
+}
+
+// apply needs mu.
+func (x *index) apply(epoch uint64, m replication.Message) {
 	x.enter(epoch)
 	x.follow(epoch, &m)
 	if m.Foreign() {
 		x.foreign[m.Subject] = epoch
 		x.counts.foreign.Store(int64(len(x.foreign)))
-		x.mu.Unlock()
 		return
 	}
 	if m.Err != nil {
@@ -103,7 +132,6 @@ func (x *index) Apply(epoch uint64, m replication.Message) {
 	if r := x.merge(epoch, &m, m.Record.Value); r.revision == m.Revision {
 		r.stored.Store(m.Stored.UnixNano()) // of one of our own, the log's own time
 	}
-	x.mu.Unlock()
 }
 
 // applyAhead applies a record that the log's leader has told of before the feed
@@ -115,12 +143,32 @@ func (x *index) applyAhead(epoch uint64, m *replication.Message, value []byte) b
 	if epoch < x.epoch || x.closed {
 		return false
 	}
+	x.ahead(epoch, m, value)
+	return true
+}
+
+// applyBatchAhead is applyAhead for the records of a batch. Their values become the
+// index's.
+func (x *index) applyBatchAhead(epoch uint64, ms []replication.Message) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if epoch < x.epoch || x.closed {
+		return false
+	}
+	x.atOnce(func() {
+		for i := range ms {
+			x.ahead(epoch, &ms[i], ms[i].Record.Value)
+		}
+	})
+	return true
+}
+
+func (x *index) ahead(epoch uint64, m *replication.Message, value []byte) {
 	x.enter(epoch)
 	before := x.records.find(m.Key)
 	if x.merge(epoch, m, value) != before {
 		x.unconfirmed[m.Key] = m.Revision
 	}
-	return true
 }
 
 // enter begins a new epoch, if it is one: the log is read from its start.

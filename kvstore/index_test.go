@@ -178,7 +178,7 @@ func TestIndexSameRevision(t *testing.T) {
 // again. What it has not is told as deleted.
 func TestIndexResync(t *testing.T) {
 	x := newIndex(newCache(-1))
-	w := &watcher{pending: make(map[string]Event), ready: make(chan struct{}, 1)}
+	w := &watcher{pending: make(map[string]pending), ready: make(chan struct{}, 1)}
 	same, changed, lost := message("same", 1, "v"), message("changed", 2, "v"), message("lost", 3, "v")
 	for _, m := range []replication.Message{same, changed, lost} {
 		x.Apply(1, m)

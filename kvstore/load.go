@@ -126,6 +126,23 @@ func (s *Store) refresh(ctx context.Context, epoch uint64, key string) (*replica
 	if err != nil {
 		return nil, err
 	}
+	if b := m.Record.Batch; b.Count > 1 {
+		return &m, s.awaitBatch(ctx, &m)
+	}
 	s.index.applyAhead(epoch, &m, m.Record.Value)
 	return &m, nil
+}
+
+// awaitBatch waits until the replica has the batch of a record: to bring it into the
+// index ahead of the others would show half of the batch.
+func (s *Store) awaitBatch(ctx context.Context, m *replication.Message) error {
+	if r := s.index.records.find(m.Key); r != nil && r.revision >= m.Revision {
+		return nil
+	}
+	end := m.Revision + uint64(m.Record.Batch.Count-m.Record.Batch.Index)
+	s.feed.Heard(end)
+	if err := s.feed.Reached(ctx, end); err != nil {
+		return fmt.Errorf("kvstore: %w: %w", ErrUnavailable, err)
+	}
+	return nil
 }

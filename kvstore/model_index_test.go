@@ -42,7 +42,7 @@ func checkIndex(rt *rapid.T) {
 	m := &indexModel{
 		rt: rt, x: newIndex(c), epoch: 1, revision: 1,
 		log: make(map[string]replication.Message), known: make(map[string]knownRecord), told: make(map[string]uint64),
-		watcher: &watcher{pending: make(map[string]Event), ready: make(chan struct{}, 1)},
+		watcher: &watcher{pending: make(map[string]pending), ready: make(chan struct{}, 1)},
 	}
 	m.x.watch(m.watcher)
 	rt.Repeat(map[string]func(*rapid.T){

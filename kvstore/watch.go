@@ -48,6 +48,9 @@ type Event struct {
 // the keys that changed and were not yielded yet. A key that was removed and
 // was never told of can be told as removed.
 //
+// The changes of a Batch come one behind the other, and when the first comes this
+// replica has all of them.
+//
 // The watch goes on while the log cannot be reached, and when the log was made
 // anew or rolled back it tells the differences.
 //
@@ -62,7 +65,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) i
 			yield(Event{}, err)
 			return
 		}
-		w := &watcher{store: s, prefix: prefix, pending: make(map[string]Event), ready: make(chan struct{}, 1)}
+		w := &watcher{store: s, prefix: prefix, pending: make(map[string]pending), ready: make(chan struct{}, 1)}
 		for _, opt := range opts {
 			opt.watch(w)
 		}
@@ -83,8 +86,21 @@ type watcher struct {
 	ready       chan struct{} // of capacity 1: something is pending
 
 	mu      sync.Mutex // held for moments only; taken under index.mu
-	order   []string   // the keys of pending, oldest first
-	pending map[string]Event
+	order   []place    // of pending, oldest first; some have been given up
+	places  uint64     // so many have been given out
+	pending map[string]pending
+}
+
+// place is a key's in the order of its watcher.
+type place struct {
+	key    string
+	number uint64
+}
+
+// pending is a change that was not yielded yet.
+type pending struct {
+	Event
+	place uint64
 }
 
 // watch registers w and returns what is there at that moment.
@@ -103,20 +119,44 @@ func (x *index) unwatch(w *watcher) {
 
 // notify tells the watchers of a change. It is called under mu and never waits.
 func (x *index) notify(kind EventKind, r *record) {
+	if len(x.watchers) == 0 {
+		return
+	}
+	e := Event{kind, Entry{rec: r}}
+	if x.turns.Load()%2 == 1 {
+		x.told = append(x.told, e)
+		return
+	}
 	for w := range x.watchers {
-		if strings.HasPrefix(r.key(), w.prefix) {
-			w.offer(Event{kind, Entry{rec: r}})
-		}
+		w.offer([]Event{e}, false)
 	}
 }
 
-func (w *watcher) offer(e Event) {
-	key := e.Entry.rec.key()
-	w.mu.Lock()
-	if _, ok := w.pending[key]; !ok {
-		w.order = append(w.order, key)
+// notifyAll tells the watchers of the changes of a batch.
+func (x *index) notifyAll() {
+	for w := range x.watchers {
+		w.offer(x.told, true)
 	}
-	w.pending[key] = e
+	x.told = nil
+}
+
+// offer has changes yielded. Those of a batch come one behind the other: they give
+// up the places of what is pending of their keys.
+func (w *watcher) offer(events []Event, batch bool) {
+	w.mu.Lock()
+	for _, e := range events {
+		key := e.Entry.rec.key()
+		if !strings.HasPrefix(key, w.prefix) {
+			continue
+		}
+		p, ok := w.pending[key]
+		if !ok || batch {
+			w.places++
+			p.place = w.places
+			w.order = append(w.order, place{key, p.place})
+		}
+		w.pending[key] = pending{e, p.place}
+	}
 	w.mu.Unlock()
 	select {
 	case w.ready <- struct{}{}:
@@ -128,15 +168,16 @@ func (w *watcher) offer(e Event) {
 func (w *watcher) take() (Event, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.order) == 0 {
-		w.order = nil // gives the memory back
-		return Event{}, false
+	for len(w.order) > 0 {
+		first := w.order[0]
+		w.order = w.order[1:]
+		if p, ok := w.pending[first.key]; ok && p.place == first.number {
+			delete(w.pending, first.key)
+			return p.Event, true
+		}
 	}
-	key := w.order[0]
-	w.order = w.order[1:]
-	e := w.pending[key]
-	delete(w.pending, key)
-	return e, true
+	w.order = nil // gives the memory back
+	return Event{}, false
 }
 
 // initial yields what is there. It reports whether to go on.

@@ -19,6 +19,8 @@ type Replica interface {
 	// and the damaged ones too. In one epoch a record may not be applied over a
 	// newer one of its key; what an earlier epoch left gives way to any.
 	Apply(epoch uint64, m Message)
+	// ApplyAll is given records that are to become visible at once, as Apply is.
+	ApplyAll(epoch uint64, ms []Message)
 	// Sweep ends a resync: what was not applied in this epoch does not exist.
 	Sweep(epoch uint64)
 	// Tally says what the replica believes to be in the log. now is a moment by
@@ -44,6 +46,8 @@ type Feed struct {
 	viewed  bool      // a view has come since the last tick
 	silent  int       // ticks in a row without a view, or without a sign of the tap
 	again   bool      // the log that is read anew is the one that was followed, and has copies
+	hold    hold
+	served  bool      // the log has been read once: there are readers
 	past    time.Time // since when views tell of a log that ends before what was delivered; zero: they do not
 
 	applied atomic.Uint64 // cursor.at.Sequence, after the replica has applied it
@@ -158,8 +162,10 @@ func (f *Feed) begun(ctx context.Context, t *tap, view View) error {
 	}
 	f.silent, f.viewed = 0, true
 	f.note(view.Last)
-	if f.cursor.following(pending) {
-		f.replica.Sweep(f.cursor.epoch)
+	swept := f.cursor.following(pending)
+	f.release(f.hold.reached(f.cursor.at.Sequence))
+	if swept {
+		f.sweep()
 	}
 	return nil
 }
@@ -192,6 +198,7 @@ func (f *Feed) begin(view View, why string) {
 	f.restart = ""
 	f.again = view.Replicas > 1 && view.Incarnation == f.cursor.at.Incarnation && view.Last >= f.cursor.at.Sequence
 	f.cursor.begin(view)
+	f.hold = hold{}
 	f.head.Store(view.Last)
 }
 
@@ -315,7 +322,8 @@ func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
 	if err := f.apply(m, d); err != nil {
 		return err
 	}
-	if f.cursor.perhapsEnded() {
+	if f.cursor.perhapsEnded() || f.hold.ask && !f.hold.asked {
+		f.hold.asked = f.hold.ask
 		f.ask(t)
 	}
 	return t.taken()
@@ -324,11 +332,13 @@ func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
 func (f *Feed) apply(m *nats.Msg, d delivery) error {
 	msg := f.log.message(m.Subject, d.seq, time.Unix(0, d.stored), m.Header, m.Data)
 	msg.Again = f.again && f.cursor.resyncing
-	f.replica.Apply(f.cursor.epoch, msg)
+	complete := f.keep(msg)
 	wasLive := f.cursor.live
 	l := landmark{subject: msg.Subject, revision: d.seq, stored: d.stored, keptUntil: msg.KeptUntil}
-	if f.cursor.applied(l, d.pending) {
-		f.replica.Sweep(f.cursor.epoch)
+	swept := f.cursor.applied(l, d.pending)
+	f.release(complete)
+	if swept {
+		f.sweep()
 	}
 	f.note(d.seq)
 	f.publish()
@@ -336,6 +346,42 @@ func (f *Feed) apply(m *nats.Msg, d delivery) error {
 		f.settle()
 	}
 	return f.compare()
+}
+
+// keep has a record applied, or kept back with its batch. It tells whether what is
+// kept back can be applied now. Nobody reads a replica that has not read the log
+// once: it does not matter in which order that comes about.
+func (f *Feed) keep(m Message) (complete bool) {
+	b := m.Record.Batch
+	end := m.Revision + uint64(b.Count-b.Index)
+	if !f.hold.active() && (b.Count <= 1 || !f.served && end <= f.cursor.target) {
+		f.replica.Apply(f.cursor.epoch, m)
+		return false
+	}
+	return f.hold.add(m)
+}
+
+// release applies what was kept back, if that is complete.
+func (f *Feed) release(complete bool) {
+	if !complete {
+		return
+	}
+	h := f.hold
+	f.hold = hold{}
+	f.replica.ApplyAll(f.cursor.epoch, h.msgs)
+	if h.sweep {
+		f.sweep()
+	}
+}
+
+// sweep ends a resync, when nothing of it is kept back.
+func (f *Feed) sweep() {
+	f.served = true
+	if f.hold.active() {
+		f.hold.sweep = true
+		return
+	}
+	f.replica.Sweep(f.cursor.epoch)
 }
 
 // inspect runs at every tick: it looks for signs of life and asks for the view.
@@ -369,6 +415,11 @@ func (f *Feed) view(m *nats.Msg) error {
 		return nil
 	}
 	f.note(view.Last)
+	if f.hold.asked {
+		f.hold.told(view.Last)
+		f.release(f.hold.reached(f.cursor.at.Sequence))
+		f.publish()
+	}
 	switch what, why := f.cursor.inspect(view); what {
 	case resync:
 		f.restart = why
@@ -385,7 +436,7 @@ func (f *Feed) view(m *nats.Msg) error {
 
 // compare compares the number of records, if a view waits for that.
 func (f *Feed) compare() error {
-	if !f.cursor.due() {
+	if !f.cursor.due() || f.hold.active() {
 		return nil
 	}
 	now := f.cursor.compare.Taken
@@ -400,7 +451,7 @@ func (f *Feed) compare() error {
 
 // fresh notes that all the log had when the view was asked for is applied.
 func (f *Feed) fresh(last uint64) {
-	if f.cursor.live && f.cursor.at.Sequence >= last {
+	if f.cursor.live && f.cursor.at.Sequence >= last && !f.hold.active() {
 		f.freshen(f.askedAt)
 	}
 }
@@ -419,14 +470,18 @@ func (f *Feed) note(seq uint64) {
 
 // publish tells those who wait how far the replica is.
 func (f *Feed) publish() {
-	f.applied.Store(f.cursor.at.Sequence)
+	at := f.cursor.at.Sequence
+	if f.hold.active() {
+		at = min(at, f.hold.msgs[0].Revision-1)
+	}
+	f.applied.Store(at)
 	if f.waiting.Load() == 0 {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for w, seq := range f.waiters {
-		if seq <= f.cursor.at.Sequence {
+		if seq <= at {
 			close(w)
 			f.forget(w)
 		}

@@ -45,6 +45,12 @@ func (r *recorder) Apply(epoch uint64, m Message) {
 	r.values[m.Key] = string(m.Record.Value)
 }
 
+func (r *recorder) ApplyAll(epoch uint64, ms []Message) {
+	for _, m := range ms {
+		r.Apply(epoch, m)
+	}
+}
+
 func (r *recorder) Sweep(epoch uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -481,5 +487,10 @@ func TestWrittenIsDelivered(t *testing.T) {
 type replicaFunc func(Message)
 
 func (f replicaFunc) Apply(_ uint64, m Message) { f(m) }
-func (f replicaFunc) Sweep(uint64)              {}
-func (f replicaFunc) Tally(time.Time) Tally     { return Tally{Most: 1 << 30} }
+func (f replicaFunc) ApplyAll(_ uint64, ms []Message) {
+	for _, m := range ms {
+		f(m)
+	}
+}
+func (f replicaFunc) Sweep(uint64)          {}
+func (f replicaFunc) Tally(time.Time) Tally { return Tally{Most: 1 << 30} }

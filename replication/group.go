@@ -342,12 +342,12 @@ func (g *group) sendBatch(members []*member) bool {
 	id, begun := nuid.Next(), time.Now()
 	last := len(members) - 1
 	for i, m := range members[:last] {
-		msg := nats.Msg{Subject: g.log.prefix + codec.Subject(m.key), Header: batchHeader(m, id, i), Data: m.data}
+		msg := nats.Msg{Subject: g.log.prefix + codec.Subject(m.key), Header: batchHeader(m.header, id, i), Data: m.data}
 		if err := g.log.nc.PublishMsg(&msg); err != nil {
 			return g.notSent(members)
 		}
 	}
-	header := batchHeader(members[last], id, last)
+	header := batchHeader(members[last].header, id, last)
 	header[headerCommit] = []string{"1"}
 	err := g.log.requests.start(g.log.prefix+codec.Subject(members[last].key), header, members[last].data,
 		func(answer *nats.Msg, err error) {
@@ -374,9 +374,9 @@ func (g *group) expectAgain(n int, pause time.Duration) {
 	g.flock, g.pause = min(len(g.queue)+n, groupMost), pause
 }
 
-func batchHeader(m *member, id string, i int) nats.Header {
-	h := make(nats.Header, len(m.header)+3)
-	maps.Copy(h, m.header)
+func batchHeader(header nats.Header, id string, i int) nats.Header {
+	h := make(nats.Header, len(header)+3)
+	maps.Copy(h, header)
 	h[headerBatchID] = []string{id}
 	h[headerSeq] = []string{strconv.Itoa(i + 1)}
 	return h

@@ -40,6 +40,7 @@ var roles = map[string]func(args string) error{
 	"fleet":    playFleet,
 	"disk":     playDisk,
 	"durable":  playDurable,
+	"batches":  playBatches,
 }
 
 func TestMain(m *testing.M) {

@@ -35,7 +35,7 @@ func BenchmarkLarge(b *testing.B) {
 				if err != nil {
 					return 0, err
 				}
-				defer r.Close()
+				defer func() { _ = r.Close() }()
 				return io.Copy(io.Discard, r)
 			})
 		}, "op=get")

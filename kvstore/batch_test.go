@@ -316,7 +316,7 @@ func countBoth(ctx context.Context, s *Store) error {
 		}
 		var ops []Op
 		for _, key := range []string{"one", "two"} {
-			var is WriteOption = IfAbsent()
+			is := IfAbsent()
 			n := 0
 			if e, ok := all[key]; ok {
 				is = IfRevision(e.Revision())

@@ -54,6 +54,31 @@
 // them an entry is there a few seconds longer, and one that replaced a value
 // without expiry stays.
 //
+// # Large values
+//
+// A value of more than InlineBytes, 64 KiB by default, is not in its record but in
+// the object store of the namespace, a NATS object store of its name: written before
+// the record, under a name that is never used again, and loaded by a replica when it
+// is read, not before. Then it is kept in memory as others are. PutFrom and
+// Entry.Open stream; with Lazy a read or a Watch does not load. The digest of a
+// value is checked whenever it is loaded (TestLargeDamaged).
+//
+// The object of a value that was replaced or deleted stays for five minutes, for
+// those who are reading it, and is then removed by the Store that replaced it. What
+// remains, of a process that died or of values that expired, each Store looks for
+// every quarter of an hour or so, and removes if it is older than an hour
+// (TestLargeOrphans). So it must not take longer than half an hour to put a value.
+//
+// # Batches
+//
+// A Batch is one atomic batch of the log: all of it, or nothing, with conditions on
+// any of its keys. Its records are one behind the other, and a replica makes them
+// visible at once. One that was away, and comes to know of the rest of a batch only
+// by what has replaced it since, waits with it until it has that too
+// (TestBatchIsNeverHalf). It waits with at most 64 MiB or 65,536 records: a replica
+// that is farther behind may show a part. And a Store that writes a key again sees
+// its own write at once, also before it has got a batch of others that is older.
+//
 // # Watching
 //
 // See Watch: nothing is lost, the changes of one key come in order, a slow
@@ -108,6 +133,8 @@
 // effects) and write.go (how to get it written) the way of a write, and bulk.go
 // that of many. export.go writes a file while exportfollow.go tells it what changes
 // and when it may end; import.go reads one. expire.go, list.go and watch.go use the index. view.go decodes.
+// large.go reads and writes large values, and sweep.go removes those that are not
+// needed any more. batch.go is the way of a Batch.
 // store.go and backend.go open and close; disk.go knows whether the disk of a Dir
 // takes anything, and durability.go is what a write survives.
 package kvstore

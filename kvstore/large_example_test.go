@@ -33,7 +33,7 @@ func ExampleStore_PutFrom() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer value.Close()
+	defer func() { _ = value.Close() }()
 	n, err := io.Copy(io.Discard, value) // nil: it was all there, and its digest is right
 	fmt.Println(entry.Len(), string(entry.Metadata()), n, err)
 	// Output: 5000000 "text/plain" 5000000 <nil>

@@ -204,10 +204,7 @@ func (b *batch) plan(ctx context.Context, epoch uint64) ([]replication.Write, er
 		case stepConflict:
 			return nil, w.conflict(k)
 		case stepDone, stepAsk: // stepDone does not happen: a batch has its deletes written always
-			if _, err := w.ask(ctx, epoch); err != nil {
-				return nil, err
-			}
-			return nil, errRetry
+			return nil, b.askAll(ctx, epoch)
 		}
 		if !b.appended {
 			w.before = k.revision
@@ -217,6 +214,20 @@ func (b *batch) plan(ctx context.Context, epoch uint64) ([]replication.Write, er
 		writes[i] = replication.Write{Key: w.change.key, Record: rec, Expect: expect}
 	}
 	return writes, nil
+}
+
+// askAll asks the log's leader for the keys that have conditions. The next plan is
+// based on all of the answers.
+func (b *batch) askAll(ctx context.Context, epoch uint64) error {
+	for _, w := range b.parts {
+		if w.change.condition.kind == unconditional {
+			continue
+		}
+		if _, err := w.ask(ctx, epoch); err != nil {
+			return err
+		}
+	}
+	return errRetry
 }
 
 // resolve asks the log's leader for all keys of the batch. The revision is that of

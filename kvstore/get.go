@@ -90,7 +90,9 @@ func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (
 	}
 	values := make(map[*record]string)
 	for {
-		entries, err := s.entries(ctx, s.index.collect(keys), values, o.lazy)
+		found := s.index.collect(keys)
+		s.stats.absent.Add(int64(len(keys) - len(found)))
+		entries, err := s.entries(ctx, found, values, o.lazy)
 		if !errors.Is(err, errSuperseded) {
 			return entries, err
 		}

@@ -73,8 +73,9 @@ type Options struct {
 	// Replicas is the number of copies of the log on a cluster, 1 to 5, used
 	// when the namespace is created. Default 1.
 	Replicas int
-	// MaxBytes limits the log of the namespace, in bytes, used when it is
-	// created; a write beyond it is ErrNoSpace. 0: only the server's own limit.
+	// MaxBytes limits the log of the namespace, in bytes, and its object store, to
+	// as much again, used when they are created; a write beyond it is ErrNoSpace. 0:
+	// only the server's own limit.
 	MaxBytes int64
 
 	// InlineBytes is the length of the longest value that is part of its record in

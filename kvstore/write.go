@@ -99,7 +99,7 @@ func (w *write) attach(ctx context.Context) (uint64, error) {
 		return w.store.feed.Attached(ctx)
 	}
 	for {
-		if err := disk.check(len(w.change.value)); err != nil {
+		if err := disk.check(w.change.size()); err != nil {
 			return 0, err
 		}
 		if epoch, err := w.store.feed.Attached(ended); err == nil {

@@ -85,6 +85,7 @@ func newPermissions(namespace, inbox string, writes []string) (p permissions, er
 		"$JS.API.STREAM.MSG.GET." + stream,
 		"$JS.API.STREAM.INFO." + objects, // large values
 		"$JS.API.DIRECT.GET." + objects,
+		"$JS.API.STREAM.MSG.GET." + objects,
 	}
 	for _, prefix := range writes {
 		s, err := filters(prefix)

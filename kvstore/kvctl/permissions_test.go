@@ -104,7 +104,7 @@ func startRestricted(t *testing.T, users map[string][]string) (url string) {
 func TestPermissionsJSON(t *testing.T) {
 	const want = `{"publish":{"allow":["$JS.API.STREAM.INFO.KV_app","$JS.API.CONSUMER.CREATE.KV_app.*","$JS.API.CONSUMER.MSG.NEXT.KV_app.*",` +
 		`"$JS.API.CONSUMER.DELETE.KV_app.*","$JS.API.DIRECT.GET.KV_app","$JS.API.STREAM.MSG.GET.KV_app",` +
-		`"$JS.API.STREAM.INFO.OBJ_app","$JS.API.DIRECT.GET.OBJ_app","$KV.app.>","$O.app.C.>","$O.app.M.>","$JS.API.STREAM.PURGE.OBJ_app"]},"subscribe":{"allow":["_INBOX.>"]}}` + "\n"
+		`"$JS.API.STREAM.INFO.OBJ_app","$JS.API.DIRECT.GET.OBJ_app","$JS.API.STREAM.MSG.GET.OBJ_app","$KV.app.>","$O.app.C.>","$O.app.M.>","$JS.API.STREAM.PURGE.OBJ_app"]},"subscribe":{"allow":["_INBOX.>"]}}` + "\n"
 	if got := succeed(t, "permissions", "-n", "app", "--write", "", "--json"); got != want {
 		t.Error(got)
 	}

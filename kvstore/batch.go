@@ -138,31 +138,7 @@ func (b *batch) carry(ctx context.Context) (Revision, error) {
 			return 0, err
 		}
 	}
-	retry := replication.NewBackoff()
-	for {
-		epoch, err := b.attach(ctx)
-		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
-			return 0, b.final(err)
-		}
-		if err != nil {
-			return 0, b.giveUp(err)
-		}
-		revision, err := b.try(ctx, epoch)
-		switch {
-		case err == nil:
-			return Revision(revision), nil
-		case errors.Is(err, errRetry):
-			continue
-		case !b.passing(err):
-			return 0, b.final(err)
-		}
-		b.last = err
-		b.store.trouble.Store(time.Now().UnixNano())
-		b.store.backend.disk.failed()
-		if err := retry.Wait(ctx, b.store.done); err != nil {
-			return 0, b.giveUp(err)
-		}
-	}
+	return b.repeat(ctx, b.try, func(_ context.Context, cause error) (Revision, error) { return 0, b.final(cause) })
 }
 
 // try plans all parts and appends them.

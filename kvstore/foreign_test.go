@@ -419,7 +419,7 @@ var craftedMessages = []crafted{
 	{"", head(`KV-Metadata: "` + strings.Repeat("x", 1023) + `"`), "v", isDamaged},
 	{"", head("KV-Metadata: \"\xff\""), "v", isDamaged},
 	{"", head("KV-Object: somewhere"), "v", isDamaged},
-	{"", head("KV-Object: "), "v", isDamaged},
+	{"", head("KV-Object: "), "v", isValue},
 	{"", head("KV-Write: " + strings.Repeat("w", 10_000)), "v", isValue},
 	// Headers of the server's own answers.
 	{"", head("Nats-Sequence: 999", "Nats-Subject: $KV.lab.other", "Nats-Stream: other", "Nats-Time-Stamp: x"), "v", isValue},

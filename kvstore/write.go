@@ -61,16 +61,25 @@ func (w *write) run(ctx context.Context) (Revision, error) {
 }
 
 func (w *write) carry(ctx context.Context) (Revision, error) {
+	return w.repeat(ctx, w.try, w.refused)
+}
+
+// repeat tries until that ends the write, or the disk refuses it.
+func (w *write) repeat(
+	ctx context.Context,
+	try func(ctx context.Context, epoch uint64) (uint64, error),
+	refused func(ctx context.Context, cause error) (Revision, error),
+) (Revision, error) {
 	retry := replication.NewBackoff()
 	for {
 		epoch, err := w.attach(ctx)
 		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
-			return w.refused(ctx, err)
+			return refused(ctx, err)
 		}
 		if err != nil {
 			return 0, w.giveUp(err)
 		}
-		revision, err := w.try(ctx, epoch)
+		revision, err := try(ctx, epoch)
 		switch {
 		case err == nil:
 			return Revision(revision), nil

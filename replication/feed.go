@@ -488,12 +488,6 @@ func (f *Feed) publish() {
 	}
 }
 
-// forget needs mu.
-func (f *Feed) forget(w chan struct{}) {
-	delete(f.waiters, w)
-	f.waiting.Store(int32(len(f.waiters))) // as many as there are goroutines
-}
-
 // settle sets the state of a feed that is attached.
 func (f *Feed) settle() {
 	switch {
@@ -571,114 +565,6 @@ func (f *Feed) Status() Status {
 	s.Applied.Sequence = f.applied.Load()
 	s.Head = max(f.head.Load(), s.Applied.Sequence)
 	return s
-}
-
-// Attached waits until the log is followed and known to be the one that was
-// followed before, and returns the epoch. Writes that begin before could be
-// acknowledged by a log that the replica does not know yet.
-func (f *Feed) Attached(ctx context.Context) (epoch uint64, err error) {
-	for {
-		f.mu.Lock()
-		attached, epoch := f.attached, f.epoch
-		f.mu.Unlock()
-		if closed(attached) {
-			return epoch, nil
-		}
-		select {
-		case <-attached:
-		case <-f.done:
-			return 0, ErrClosed
-		case <-ctx.Done():
-			return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, context.Cause(ctx))
-		}
-	}
-}
-
-// Reached waits until every record up to seq is applied.
-func (f *Feed) Reached(ctx context.Context, seq uint64) error {
-	if f.applied.Load() >= seq {
-		return nil
-	}
-	w := f.wait(seq)
-	if f.applied.Load() >= seq { // applied while the waiter was being put up
-		f.unwait(w)
-		return nil
-	}
-	f.nudge()
-	select {
-	case <-w:
-		return nil
-	case <-f.done:
-		f.unwait(w)
-		return ErrClosed
-	case <-ctx.Done():
-		f.unwait(w)
-		return context.Cause(ctx)
-	}
-}
-
-func (f *Feed) wait(seq uint64) chan struct{} {
-	w := make(chan struct{})
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.waiters[w] = seq
-	f.waiting.Store(int32(len(f.waiters))) // as many as there are goroutines
-	return w
-}
-
-func (f *Feed) unwait(w chan struct{}) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.forget(w)
-}
-
-// Settled waits until the feed is Live, or follows a log with damage that a
-// resync does not mend.
-func (f *Feed) Settled(ctx context.Context) error {
-	for {
-		f.mu.Lock()
-		changed, s, follows := f.changed, f.status, closed(f.attached)
-		f.mu.Unlock()
-		if s.State == Live || (s.State == Degraded && follows) {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-f.done:
-			return ErrClosed
-		case <-ctx.Done():
-			return fmt.Errorf("replication: %w: %s: %w", ErrUnavailable, s.Reason, context.Cause(ctx))
-		}
-	}
-}
-
-// Sync waits until all that the log has now is applied: it asks the stream's
-// leader, which costs a round trip.
-func (f *Feed) Sync(ctx context.Context) error {
-	retry := NewBackoff()
-	for {
-		if _, err := f.Attached(ctx); err != nil {
-			return err
-		}
-		asked, before := time.Now(), f.applied.Load()
-		view, err := f.log.view(ctx)
-		if err != nil {
-			return unanswered(err)
-		}
-		if f.incarnation() != view.Incarnation || view.Last < before {
-			f.nudge() // the feed has not noticed yet that the log is another one
-			if err := retry.Wait(ctx, f.done); err != nil {
-				return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
-			}
-			continue
-		}
-		f.note(view.Last)
-		if err := f.Reached(ctx, view.Last); err != nil {
-			return err
-		}
-		f.freshen(asked)
-		return nil
-	}
 }
 
 func (f *Feed) incarnation() Incarnation {

@@ -276,11 +276,15 @@ func (r *requester) start(subject string, header nats.Header, data []byte, done 
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	r.mu.Lock()
+	lost := !c.waiting // interrupted, just now: that was told to nobody
 	c.done = func(m *nats.Msg, err error) {
 		r.end(c, err == nil)
 		done(received(m, err))
 	}
 	r.mu.Unlock()
+	if lost {
+		return fmt.Errorf("%w: %w", ErrUnavailable, errInterrupted)
+	}
 	if waited, err := r.publish(c, subject, header, data); waited {
 		return err
 	}

@@ -108,10 +108,10 @@ func (u *upload) sendAll(ctx context.Context, r io.Reader) error {
 
 // send sends one chunk, which can be overwritten afterwards.
 func (u *upload) send(ctx context.Context, chunk []byte) error {
-	if err := u.reserve(ctx); err != nil {
+	if err := u.failed(); err != nil {
 		return err
 	}
-	if err := u.failed(); err != nil {
+	if err := u.reserve(ctx); err != nil {
 		return err
 	}
 	u.digest.Write(chunk)

@@ -25,6 +25,7 @@ type cursor struct {
 
 	// The two-sided check of an inspection.
 	asked   inquiry
+	hasty   bool        // asked out of turn
 	lagging uint64      // 1 + at.Sequence at the last inspection that found more to come; 0: none did
 	compare *comparison // to be made when at reaches its end
 
@@ -181,7 +182,13 @@ func (c *cursor) reached() (swept bool) {
 }
 
 // ask notes that a view is asked for.
-func (c *cursor) ask() { c.asked = inquiry{c.asked.number + 1, c.at.Sequence, c.skipped} }
+func (c *cursor) ask() {
+	c.asked, c.hasty = inquiry{c.asked.number + 1, c.at.Sequence, c.skipped}, false
+}
+
+// hasten notes that the view was asked for out of turn. That nothing has come since
+// an inspection of a moment ago says nothing about a log that is followed.
+func (c *cursor) hasten() { c.hasty = true }
 
 // inspect is told the view that was asked for.
 func (c *cursor) inspect(v View) (verdict, string) {
@@ -205,7 +212,7 @@ func (c *cursor) inspect(v View) (verdict, string) {
 	// it does not exist (removed before it was delivered) or it will not come.
 	stuck := c.lagging == c.at.Sequence+1
 	c.lagging = c.at.Sequence + 1
-	if stuck {
+	if stuck && (!c.live || !c.hasty) {
 		return gap, "records do not come"
 	}
 	return inStep, ""

@@ -204,6 +204,20 @@ var cursorScripts = []struct{ name, script string }{
 		view A 3 has 1       -> in step
 		tally 1              -> in step
 	`},
+	{"what was looked for out of turn may still come", `
+		attach A 1           -> resync: first look at the log
+		begin A 1
+		follow 1             -> more to come
+		record 1 a left 0    -> apply, swept
+		ask
+		view A 3 has 2       -> in step
+		ask now
+		view A 3 has 2       -> in step
+		ask now
+		view A 3 has 2       -> in step
+		ask
+		view A 3 has 2       -> gap: records do not come
+	`},
 	{"something came, if not all", `
 		attach A 1           -> resync: first look at the log
 		begin A 1
@@ -497,6 +511,9 @@ func (p *scriptPlayer) play(t *testing.T, event string) string {
 		return p.record(t, args)
 	case "ask":
 		p.cursor.ask()
+		if args == "now" {
+			p.cursor.hasten()
+		}
 	case "view":
 		scan(t, args, "%s %d has %d", &v.Incarnation, &v.Last, &v.Subjects)
 		return told(p.cursor.inspect(v))

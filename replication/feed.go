@@ -261,7 +261,7 @@ func (f *Feed) follow(ctx context.Context, t *tap, down <-chan struct{}) error {
 		case <-tick.C:
 			err = f.inspect(t)
 		case <-f.nudges:
-			f.ask(t)
+			f.askNow(t)
 		case why := <-f.doubts:
 			err = f.doubt(why)
 		case <-down:
@@ -324,7 +324,7 @@ func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
 	}
 	if f.cursor.perhapsEnded() || f.hold.ask && !f.hold.asked {
 		f.hold.asked = f.hold.ask
-		f.ask(t)
+		f.askNow(t)
 	}
 	return t.taken()
 }
@@ -402,6 +402,12 @@ func (f *Feed) ask(t *tap) {
 	f.cursor.ask()
 	f.askedAt = time.Now()
 	_ = t.ask() // if it cannot be sent, the link or the silence will tell
+}
+
+// askNow is ask out of turn.
+func (f *Feed) askNow(t *tap) {
+	f.ask(t)
+	f.cursor.hasten()
 }
 
 // view handles the answer to ask.

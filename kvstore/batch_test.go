@@ -211,6 +211,10 @@ func lookKeys(t *testing.T, s *Store) numbers {
 // TestBatchIsNeverHalf: readers of the Store that writes batches, and of others
 // that are behind and lose their connections, see all of a batch or nothing.
 func TestBatchIsNeverHalf(t *testing.T) {
+	rounds := 400
+	if testing.Short() {
+		rounds = 60
+	}
 	for name, cache := range map[string]int64{"values in memory": 0, "values in the log": -1} {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, func(l *lab) {
@@ -246,7 +250,7 @@ func TestBatchIsNeverHalf(t *testing.T) {
 						}
 					}
 				})
-				for i := range 400 {
+				for i := range rounds {
 					l.must(l.batchWriter(near, i+1))
 					if i%20 == 10 { // it comes back to find that parts of batches were replaced
 						w.setDown(true)
@@ -258,7 +262,7 @@ func TestBatchIsNeverHalf(t *testing.T) {
 				l.must(far.Sync(l.ctx))
 				cancel()
 				readers.Wait()
-				if near, far := lookAll(t, near), lookAll(t, far); near != far || max(near[0], near[2]) != 400 {
+				if near, far := lookAll(t, near), lookAll(t, far); near != far || max(near[0], near[2]) != rounds {
 					t.Errorf("in the end %v and %v", near, far)
 				}
 				t.Logf("%d looks", looks)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +62,19 @@ func TestCluster(t *testing.T) {
 			}
 		}
 	}
+	large := strings.Repeat("large", 200_000)
+	for i, s := range stores {
+		revision, err := s.Batch(t.Context(), kvstore.OpPut("large", []byte(large)), kvstore.OpPut("small", []byte(fmt.Sprint(i))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range stores {
+			all, err := other.GetAll(t.Context(), []string{"large", "small"}, kvstore.AtLeast(revision))
+			if err != nil || all["large"].Text() != large || all["small"].Text() != fmt.Sprint(i) {
+				t.Fatalf("GetAll returns %d bytes and %q, %v", all["large"].Len(), all["small"].Text(), err)
+			}
+		}
+	}
 	if err := stores[0].Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +85,9 @@ func TestCluster(t *testing.T) {
 	back := opened(t, "fleet", place(0).options())
 	if e, err := back.Get(t.Context(), "key0", kvstore.AtLeast(revision)); err != nil || e.Text() != "without the first" {
 		t.Fatalf("Get returns %q, %v", e.Text(), err)
+	}
+	if e, err := back.Get(t.Context(), "large"); err != nil || e.Text() != large {
+		t.Fatalf("Get returns %d bytes, %v", e.Len(), err)
 	}
 }
 

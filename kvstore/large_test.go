@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -272,3 +273,41 @@ func (l *lab) objectStream() jetstream.Stream {
 	l.must(err)
 	return s
 }
+
+// TestLargeExport: an archive and bulk JSON have large values, those too that are
+// replaced while the export runs.
+func TestLargeExport(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{CacheBytes: -1})
+		value := largeValue("exported", codec.MaxValueLen)
+		l.put(s, "large", value, WithMetadata("m"))
+		l.put(s, "small", "small")
+		l.put(s, "changed", largeValue("old", largeSize))
+		changed := largeValue("new", largeSize)
+		into := map[string]func(s *Store, r io.Reader) error{
+			"archive": func(s *Store, r io.Reader) error { _, err := s.Import(l.ctx, r); return err },
+			"json":    func(s *Store, r io.Reader) error { _, err := s.ImportJSON(l.ctx, r); return err },
+		}
+		for name, export := range map[string]func(w io.Writer) error{
+			"archive": func(w io.Writer) error { _, err := s.Export(l.ctx, w); return err },
+			"json":    func(w io.Writer) error { _, err := s.ExportJSON(l.ctx, w); return err },
+		} {
+			var file bytes.Buffer
+			once := sync.OnceFunc(func() { l.put(s, "changed", changed) })
+			l.must(export(writerFunc(func(p []byte) (int, error) { once(); return file.Write(p) })))
+			target, err := Open(l.ctx, "target-"+name, Options{Conn: l.conn, Memory: true})
+			l.must(err)
+			l.must(into[name](target, &file))
+			l.want(target, "small", "small")
+			if e := l.want(target, "large", value); string(e.Metadata()) != `"m"` {
+				t.Errorf("%s: metadata %s", name, e.Metadata())
+			}
+			l.want(target, "changed", changed)
+			l.must(target.Close())
+		}
+	})
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

@@ -411,16 +411,14 @@ func (g *gate) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// The largest value passes wherever the log is, one byte more nowhere.
+// The largest value passes wherever the log is, also where a message has 1 MiB at the
+// most; one byte more nowhere.
 func TestLargestValue(t *testing.T) {
 	const largest = 26_214_400
 	value := bytes.Repeat([]byte("0123456789abcdef"), largest/16)
 	for name, place := range places {
 		t.Run(name, func(t *testing.T) {
 			opts := place(t)
-			if opts.Conn != nil || opts.URL != "" {
-				opts = largeServer(t, opts)
-			}
 			opts.CacheBytes = -1
 			s := opened(t, "large", opts)
 			wantPut(t, s, "key", string(value), kvstore.WithMetadata(strings.Repeat("m", 1022)), kvstore.WithTTL(time.Hour), kvstore.IfAbsent())
@@ -436,18 +434,8 @@ func TestLargestValue(t *testing.T) {
 	}
 }
 
-// largeServer replaces the server by one that takes large messages.
-func largeServer(t *testing.T, opts kvstore.Options) kvstore.Options {
-	t.Helper()
-	s := startNATS(t, func(o *server.Options) { o.MaxPayload, o.MaxPending = 26<<20, 512<<20 })
-	if opts.URL != "" {
-		return kvstore.Options{URL: s.ClientURL()}
-	}
-	return kvstore.Options{Conn: dialNATS(t, s)}
-}
-
-// What a server does not take in one message is refused before a byte is sent;
-// what it takes just so passes with the longest subject and the most headers.
+// Without the object store, what a server does not take in one message is refused
+// before a byte is sent; what it takes just so passes with the longest subject and the most headers.
 func TestMaxPayload(t *testing.T) {
 	kvstoretest.Run(t, func(t *testing.T) {
 		server, err := embedded.Start(t.Context(), embedded.Options{MaxPayload: 1 << 20})
@@ -460,7 +448,7 @@ func TestMaxPayload(t *testing.T) {
 			}
 		})
 		w := &wire{InProcessConnProvider: server}
-		s := opened(t, "payload", kvstore.Options{Conn: dialNATS(t, w), Memory: true, CheckInterval: time.Hour})
+		s := opened(t, "payload", kvstore.Options{Conn: dialNATS(t, w), Memory: true, CheckInterval: time.Hour, InlineBytes: -1})
 		key := strings.Repeat(":", 512) // four bytes each in a subject
 		most := []kvstore.WriteOption{kvstore.WithMetadata(strings.Repeat("m", 1022)), kvstore.WithTTL(time.Hour)}
 		value := strings.Repeat("x", 1<<20-4<<10)

@@ -106,21 +106,16 @@ func (b *batch) run(ctx context.Context) (Revision, error) {
 	defer cancel()
 	revision, err := b.carry(ctx)
 	for _, w := range b.parts {
-		switch {
-		case err == nil:
-			w.removeLater()
-		case w.change.object != nil && !errors.Is(err, ErrIndeterminate):
-			b.store.log.Objects().Discard(w.change.object.Name)
-		}
+		w.tidy(err)
 	}
 	return revision, err
 }
 
-// limit bounds the time that a batch with large values can take.
+// limit bounds the time of a batch with large values.
 func (b *batch) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	for _, w := range b.parts {
 		if w.change.body != nil {
-			return context.WithTimeout(ctx, uploadTime)
+			return w.change.limit(ctx)
 		}
 	}
 	return ctx, func() {}
@@ -128,12 +123,6 @@ func (b *batch) limit(ctx context.Context) (context.Context, context.CancelFunc)
 
 func (b *batch) carry(ctx context.Context) (Revision, error) {
 	for _, w := range b.parts {
-		if w.change.body == nil {
-			continue
-		}
-		if err := w.foresee(ctx); err != nil {
-			return 0, err
-		}
 		if err := w.upload(ctx); err != nil {
 			return 0, err
 		}
@@ -185,7 +174,7 @@ func (b *batch) plan(ctx context.Context, epoch uint64) ([]replication.Write, er
 		if !b.appended {
 			w.before = k.revision
 		}
-		w.prepare(&rec, expect)
+		w.prepare(&rec, expect, k)
 		rec.Write = b.id
 		writes[i] = replication.Write{Key: w.change.key, Record: rec, Expect: expect}
 	}

@@ -295,11 +295,11 @@ func (b *bulk) start(i int, w *write) bool {
 	if step != stepAppend {
 		return false
 	}
-	w.prepare(&rec, expect)
+	w.prepare(&rec, expect, k)
 	err = b.store.log.Send(w.change.key, rec, expect, func(revision uint64, err error) {
 		switch {
 		case err == nil && w.apply(epoch, revision, rec):
-			w.removeLater()
+			w.tidy(nil)
 			b.ended(i, w.change, nil)
 			return
 		case err == nil || errors.Is(err, replication.ErrUncertain):

@@ -34,13 +34,18 @@ func (c *change) size() int {
 type known struct {
 	revision uint64 // of its last record; 0: the log has none
 	visible  bool
-	hides    int64 // until when that record hides what lies beneath it; 0: for ever
-	sure     bool  // the log's leader has just said so
+	hides    int64  // until when that record hides what lies beneath it; 0: for ever
+	object   string // name of the object that the record refers to; "": none
+	sure     bool   // the log's leader has just said so
 }
 
 func knownFrom(m *replication.Message, now int64) known {
 	visible := m.Record.Op == codec.OpPut && (m.VisibleUntil == 0 || now < m.VisibleUntil)
-	return known{revision: m.Revision, visible: visible, hides: m.HidesUntil, sure: true}
+	k := known{revision: m.Revision, visible: visible, hides: m.HidesUntil, sure: true}
+	if m.Record.Object != nil {
+		k.object = m.Record.Object.Name
+	}
+	return k
 }
 
 // lookUp tells what the index knows of a key.
@@ -49,7 +54,11 @@ func (x *index) lookUp(key string) known {
 	if r == nil {
 		return known{}
 	}
-	return known{revision: r.revision, visible: r.visible(), hides: r.particulars().hides}
+	k := known{revision: r.revision, visible: r.visible(), hides: r.particulars().hides}
+	if l := r.large(); l != nil {
+		k.object = l.Name
+	}
+	return k
 }
 
 // step is what to do next about a change.

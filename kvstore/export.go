@@ -237,20 +237,20 @@ func (e *export) writeChanges(ctx context.Context, c changes) error {
 }
 
 func (e *export) changedItem(key string, m moved) *item {
-	if m.large != nil {
-		it := itemOf(m.large)
-		it.Changed = true
-		return it
-	}
-	if m.held && !m.deleted {
+	r := m.large
+	switch {
+	case m.deleted:
+		return removal(key, m.revision)
+	case r != nil:
+	case m.held:
 		return &item{value: string(m.value), ArchiveEntry: codec.ArchiveEntry{
 			Changed: true, Key: key, Revision: m.revision, Modified: time.Unix(0, m.stored), Expires: m.expires,
 			Metadata: m.metadata, Size: int64(len(m.value)),
 		}}
-	}
-	r := e.store.index.records.find(key)
-	if m.deleted || r == nil || r.revision != m.revision {
-		return removal(key, m.revision) // or it has moved on, and that will be told
+	default:
+		if r = e.store.index.records.find(key); r == nil || r.revision != m.revision {
+			return removal(key, m.revision) // it has moved on, and that will be told
+		}
 	}
 	it := itemOf(r)
 	it.Changed = true

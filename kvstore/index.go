@@ -291,15 +291,6 @@ func (x *index) refers(object string) bool {
 	return x.objects[object] > 0
 }
 
-// objectOf returns the name of the object that the record of a key refers to; "":
-// there is none.
-func (x *index) objectOf(key string) string {
-	if r := x.records.find(key); r != nil && r.large() != nil {
-		return r.large().Name
-	}
-	return ""
-}
-
 // Sweep implements replication.Replica.
 func (x *index) Sweep(epoch uint64) {
 	x.mu.Lock()

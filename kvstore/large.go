@@ -43,8 +43,8 @@ func (s *Store) most() int64 {
 	return codec.MaxValueLen
 }
 
-// PutFrom is Put of what r holds, up to io.EOF, without ever holding more than
-// 4 MiB of it. It reads r on the caller's goroutine, and does not close it. That
+// PutFrom is Put of what r holds, up to io.EOF. It holds InlineBytes of it and about
+// 2 MiB more. It reads r on the caller's goroutine, and does not close it. That
 // the value is too large may only be found when 26,214,400 bytes of it have been
 // read and sent; then, and when r fails, nothing is written, and the error is
 // ErrTooLarge, or that of r.
@@ -52,7 +52,7 @@ func (s *Store) most() int64 {
 // If the log cannot be reached on the way PutFrom begins again if r is an
 // io.Seeker, which it seeks to where it was; otherwise it fails with
 // ErrUnavailable. All else is as with Put. A condition is looked at before
-// anything is read, and decided at the end.
+// anything is sent, and decided at the end.
 func (s *Store) PutFrom(ctx context.Context, key string, r io.Reader, opts ...WriteOption) (Revision, error) {
 	c, err := s.newPut(key, nil, opts)
 	if err != nil {
@@ -132,9 +132,23 @@ func (b *body) reader() (io.Reader, error) {
 	return b.rest, nil
 }
 
-// upload puts a large value into the object store, as often as it takes. Its
-// change refers to the object then.
+// limit bounds the time of a change of which the value is large.
+func (c *change) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.body == nil {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, uploadTime)
+}
+
+// upload puts the value, if it is large, into the object store, as often as it
+// takes, unless the condition does not hold. Its change refers to the object then.
 func (w *write) upload(ctx context.Context) error {
+	if w.change.body == nil {
+		return nil
+	}
+	if err := w.foresee(ctx); err != nil {
+		return err
+	}
 	retry := replication.NewBackoff()
 	for {
 		err := w.uploadOnce(ctx)
@@ -175,23 +189,6 @@ func (w *write) uploadOnce(ctx context.Context) error {
 	}
 	w.change.object = object
 	return nil
-}
-
-// runLarge is run for a large value.
-func (w *write) runLarge(ctx context.Context) (Revision, error) {
-	ctx, cancel := context.WithTimeout(ctx, uploadTime)
-	defer cancel()
-	if err := w.foresee(ctx); err != nil {
-		return 0, err
-	}
-	if err := w.upload(ctx); err != nil {
-		return 0, err
-	}
-	revision, err := w.carry(ctx)
-	if err != nil && !errors.Is(err, ErrIndeterminate) {
-		w.store.log.Objects().Discard(w.change.object.Name)
-	}
-	return revision, err
 }
 
 // foresee finds a condition that does not hold before anything large is sent.
@@ -349,10 +346,14 @@ func Lazy() interface {
 	return lazy{}
 }
 
-// removeLater has the object that a write has replaced removed, when nobody is
-// likely to read it any more.
-func (w *write) removeLater() {
-	if w.replaces != "" {
+// tidy is told how the write has ended. It has the object removed that was
+// replaced, when nobody is likely to read it any more, or its own, if nothing refers
+// to that.
+func (w *write) tidy(err error) {
+	switch {
+	case err == nil && w.replaces != "":
 		w.store.sweeper.later(w.replaces, time.Now().Add(grace))
+	case err != nil && w.change.object != nil && !errors.Is(err, ErrIndeterminate):
+		w.store.log.Objects().Discard(w.change.object.Name)
 	}
 }

@@ -37,7 +37,7 @@ func TestLargeDamaged(t *testing.T) {
 			},
 		} {
 			revision := l.put(s, "key", value)
-			damage("$O." + labNamespace + ".C." + s.index.objectOf("key"))
+			damage("$O." + labNamespace + ".C." + s.index.lookUp("key").object)
 			wanted := func(how string, err error) {
 				t.Helper()
 				e, ok := errors.AsType[*ValueError](err)

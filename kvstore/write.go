@@ -49,14 +49,13 @@ var (
 
 // run carries the write out.
 func (w *write) run(ctx context.Context) (Revision, error) {
-	do := w.carry
-	if w.change.body != nil {
-		do = w.runLarge
+	ctx, cancel := w.change.limit(ctx)
+	defer cancel()
+	if err := w.upload(ctx); err != nil {
+		return 0, err
 	}
-	revision, err := do(ctx)
-	if err == nil {
-		w.removeLater()
-	}
+	revision, err := w.carry(ctx)
+	w.tidy(err)
 	return revision, err
 }
 
@@ -203,7 +202,7 @@ func (w *write) try(ctx context.Context, epoch uint64) (uint64, error) {
 		_, err := w.ask(ctx, epoch)
 		return 0, retryUnless(err)
 	}
-	return w.append(ctx, epoch, k.revision, rec, expect)
+	return w.append(ctx, epoch, k, rec, expect)
 }
 
 func retryUnless(err error) error {
@@ -250,15 +249,15 @@ func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, er
 	return m, nil
 }
 
-func (w *write) append(ctx context.Context, epoch, before uint64, rec codec.Record, expect replication.Expectation) (uint64, error) {
-	w.prepare(&rec, expect)
+func (w *write) append(ctx context.Context, epoch uint64, k known, rec codec.Record, expect replication.Expectation) (uint64, error) {
+	w.prepare(&rec, expect, k)
 	revision, err := w.store.log.Append(ctx, w.change.key, rec, expect)
 	switch {
 	case err == nil:
 		w.applied(ctx, epoch, revision, rec)
 		return revision, nil
 	case errors.Is(err, replication.ErrUncertain):
-		w.uncertain(before)
+		w.uncertain(k.revision)
 		return 0, err
 	case errors.Is(err, replication.ErrWrongRevision):
 		var seen uint64
@@ -304,12 +303,12 @@ func (s *Store) unsettled() bool {
 	return s.log.Replicated() && time.Since(time.Unix(0, s.trouble.Load())) < unsettling
 }
 
-// prepare notes what is about to be appended.
-func (w *write) prepare(rec *codec.Record, expect replication.Expectation) {
+// prepare notes what is about to be appended, and what is known of its key.
+func (w *write) prepare(rec *codec.Record, expect replication.Expectation, k known) {
 	w.sign(rec, expect)
 	w.expected = expect
-	if name := w.store.index.objectOf(w.change.key); rec.Object == nil || name != rec.Object.Name {
-		w.replaces = name
+	if rec.Object == nil || k.object != rec.Object.Name {
+		w.replaces = k.object
 	}
 }
 

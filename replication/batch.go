@@ -48,13 +48,11 @@ func (l *Log) commitBatch(ctx context.Context, writes []Write, headers []nats.He
 	id, end := nuid.Next(), len(writes)-1
 	for i := range end {
 		w := &writes[i]
-		msg := nats.Msg{Subject: l.prefix + codec.Subject(w.Key), Header: batchHeader(headers[i], id, i), Data: w.Record.Value}
-		if err := l.nc.PublishMsg(&msg); err != nil {
+		if err := l.stage(id, i, w.Key, headers[i], w.Record.Value); err != nil {
 			return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
 		}
 	}
-	header := batchHeader(headers[end], id, end)
-	header[headerCommit] = []string{"1"}
+	header := commitHeader(headers[end], id, end)
 	answer, err := l.requests.do(ctx, l.prefix+codec.Subject(writes[end].Key), header, writes[end].Record.Value)
 	if err != nil {
 		return 0, notAppended(err)

@@ -342,13 +342,11 @@ func (g *group) sendBatch(members []*member) bool {
 	id, begun := nuid.Next(), time.Now()
 	last := len(members) - 1
 	for i, m := range members[:last] {
-		msg := nats.Msg{Subject: g.log.prefix + codec.Subject(m.key), Header: batchHeader(m.header, id, i), Data: m.data}
-		if err := g.log.nc.PublishMsg(&msg); err != nil {
+		if err := g.log.stage(id, i, m.key, m.header, m.data); err != nil {
 			return g.notSent(members)
 		}
 	}
-	header := batchHeader(members[last].header, id, last)
-	header[headerCommit] = []string{"1"}
+	header := commitHeader(members[last].header, id, last)
 	err := g.log.requests.start(g.log.prefix+codec.Subject(members[last].key), header, members[last].data,
 		func(answer *nats.Msg, err error) {
 			g.expectAgain(len(members), time.Since(begun)/assembleShare)
@@ -372,6 +370,18 @@ func (g *group) expectAgain(n int, pause time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.flock, g.pause = min(len(g.queue)+n, groupMost), pause
+}
+
+// stage sends a record of a batch that is not its last. There is no answer.
+func (l *Log) stage(id string, i int, key string, header nats.Header, data []byte) error {
+	return l.nc.PublishMsg(&nats.Msg{Subject: l.prefix + codec.Subject(key), Header: batchHeader(header, id, i), Data: data})
+}
+
+// commitHeader is that of the last record of a batch.
+func commitHeader(header nats.Header, id string, i int) nats.Header {
+	h := batchHeader(header, id, i)
+	h[headerCommit] = []string{"1"}
+	return h
 }
 
 func batchHeader(header nats.Header, id string, i int) nats.Header {

@@ -13,7 +13,8 @@ type hold struct {
 	bytes int
 	end   uint64 // revision of the last part, or, when parts are missing, of the log
 	start uint64 // of the batch whose end is awaited
-	found int    // parts of it that have come
+	count int    // parts of it
+	found int    // of these that have come
 	ask   bool   // parts are missing: the end of the log is to be asked for
 	asked bool   // it was
 	sweep bool   // the replica is to be swept afterwards
@@ -46,7 +47,7 @@ func (h *hold) part(revision uint64, index, count int) {
 	start := revision - uint64(index) + 1
 	if start != h.start {
 		h.leave()
-		h.start, h.found = start, 0
+		h.start, h.count, h.found = start, count, 0
 		h.end = max(h.end, start+uint64(count)-1)
 	}
 	h.found++
@@ -54,22 +55,10 @@ func (h *hold) part(revision uint64, index, count int) {
 
 // leave is called when no more parts of the batch can come.
 func (h *hold) leave() {
-	if h.start == 0 {
-		return
-	}
-	if h.missing() {
+	if h.start != 0 && h.found < h.count {
 		h.ask = true
 	}
 	h.start = 0
-}
-
-func (h *hold) missing() bool {
-	for i := range h.msgs {
-		if m := &h.msgs[i]; m.Record.Batch.Count > 1 && m.Revision-uint64(m.Record.Batch.Index)+1 == h.start {
-			return h.found < m.Record.Batch.Count
-		}
-	}
-	return false
 }
 
 // reached is told how far the log has been read. It tells whether all can be told

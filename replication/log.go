@@ -269,16 +269,12 @@ func (l *Log) createStream(ctx context.Context) error {
 // streamConfig is that of a NATS key-value bucket, but closed: on a standard
 // bucket whoever may write one key can wipe the bucket with a rollup header.
 func (l *Log) streamConfig() jetstream.StreamConfig {
-	storage := jetstream.FileStorage
-	if l.cfg.Memory {
-		storage = jetstream.MemoryStorage
-	}
 	version := l.nc.ConnectedServerVersion() // one that does not know a field refuses it
 	return jetstream.StreamConfig{
 		Name:               l.stream,
 		Description:        "nearkv namespace " + l.namespace,
 		Subjects:           []string{l.prefix + ">"},
-		Storage:            storage,
+		Storage:            storageType(l.cfg.Memory),
 		Replicas:           l.cfg.Replicas,
 		MaxMsgsPerSubject:  1,
 		MaxBytes:           l.cfg.MaxBytes,

@@ -93,17 +93,13 @@ func (o *Objects) create(ctx context.Context) error {
 		return err
 	}
 	kept := o.log.Storage()
-	storage := jetstream.FileStorage
-	if kept.Memory {
-		storage = jetstream.MemoryStorage
-	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	_, err = js.CreateStream(ctx, jetstream.StreamConfig{
 		Name:        o.stream,
 		Description: "large values of nearkv namespace " + o.log.namespace,
 		Subjects:    []string{o.chunks + ">", o.infos + ">"},
-		Storage:     storage,
+		Storage:     storageType(kept.Memory),
 		Replicas:    kept.Replicas,
 		MaxBytes:    o.log.cfg.MaxBytes,
 		Discard:     jetstream.DiscardNew,
@@ -126,12 +122,13 @@ func (o *Objects) Remove(ctx context.Context, name string) error {
 	return errors.Join(o.purge(ctx, o.infoSubject(name)), o.purge(ctx, o.chunks+name))
 }
 
+func (o *Objects) purgeSubject() string { return "$JS.API.STREAM.PURGE." + o.stream }
+
+// purgeRequest is for a subject of an object of ours, which needs no escapes.
+func purgeRequest(subject string) []byte { return []byte(`{"filter":"` + subject + `"}`) }
+
 func (o *Objects) purge(ctx context.Context, subject string) error {
-	request, err := json.Marshal(map[string]string{"filter": subject})
-	if err != nil {
-		return err
-	}
-	m, err := o.log.requests.do(ctx, "$JS.API.STREAM.PURGE."+o.stream, nil, request)
+	m, err := o.log.requests.do(ctx, o.purgeSubject(), nil, purgeRequest(subject))
 	if err != nil {
 		return unanswered(err)
 	}

@@ -19,3 +19,10 @@ func storageOf(c jetstream.StreamConfig) Storage {
 
 // Storage returns how the stream keeps its records, as last seen.
 func (l *Log) Storage() Storage { return l.limits.Load().storage }
+
+func storageType(memory bool) jetstream.StorageType {
+	if memory {
+		return jetstream.MemoryStorage
+	}
+	return jetstream.FileStorage
+}

@@ -45,7 +45,7 @@ func (o *Objects) Put(ctx context.Context, r io.Reader) (*codec.Object, error) {
 func (o *Objects) Discard(name string) {
 	for _, subject := range []string{o.infoSubject(name), o.chunks + name} {
 		// If it cannot be sent, it is found later, as what nothing refers to.
-		_ = o.log.nc.Publish("$JS.API.STREAM.PURGE."+o.stream, fmt.Appendf(nil, `{"filter":%q}`, subject))
+		_ = o.log.nc.Publish(o.purgeSubject(), purgeRequest(subject))
 	}
 }
 

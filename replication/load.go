@@ -57,7 +57,7 @@ func (l *Log) nextFrom(ctx context.Context, seq uint64) (Message, error) {
 }
 
 func (l *Log) loadDirect(ctx context.Context, query []byte) (Message, error) {
-	m, err := l.requests.do(ctx, "$JS.API.DIRECT.GET."+l.stream, nil, query)
+	m, err := l.requests.do(ctx, l.api("DIRECT.GET."+l.stream), nil, query)
 	if err != nil {
 		return Message{}, unanswered(err)
 	}
@@ -107,7 +107,7 @@ type stored struct {
 
 // loadStored asks the leader of a stream for a message.
 func (l *Log) loadStored(ctx context.Context, stream string, query []byte) (stored, error) {
-	m, err := l.requests.do(ctx, "$JS.API.STREAM.MSG.GET."+stream, nil, query)
+	m, err := l.requests.do(ctx, l.api("STREAM.MSG.GET."+stream), nil, query)
 	if err != nil {
 		return stored{}, unanswered(err)
 	}
@@ -124,10 +124,10 @@ func (l *Log) loadStored(ctx context.Context, stream string, query []byte) (stor
 	return reply.Message, nil
 }
 
-// unanswered makes every failure to get an answer ErrUnavailable: reading can
-// be repeated.
+// unanswered makes every failure to get an answer ErrUnavailable, unless it is one
+// that lasts: reading can be repeated.
 func unanswered(err error) error {
-	if errors.Is(err, ErrUnavailable) {
+	if errors.Is(err, ErrUnavailable) || Lasting(err) {
 		return fmt.Errorf("replication: %w", err)
 	}
 	return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)

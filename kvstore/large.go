@@ -174,7 +174,7 @@ func isReadError(err error) bool {
 
 func (w *write) uploadOnce(ctx context.Context) error {
 	if _, err := w.attach(ctx); err != nil {
-		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
+		if errors.Is(err, ErrReadOnly) || replication.Lasting(err) {
 			return err
 		}
 		return w.giveUp(err)

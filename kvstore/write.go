@@ -72,10 +72,12 @@ func (w *write) repeat(
 	retry := replication.NewBackoff()
 	for {
 		epoch, err := w.attach(ctx)
-		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
+		switch {
+		case errors.Is(err, ErrNoSpace), errors.Is(err, ErrReadOnly):
 			return refused(ctx, err)
-		}
-		if err != nil {
+		case err != nil && replication.Lasting(err):
+			return 0, w.final(err)
+		case err != nil:
 			return 0, w.giveUp(err)
 		}
 		revision, err := try(ctx, epoch)
@@ -116,7 +118,7 @@ func (w *write) attach(ctx context.Context) (uint64, error) {
 		short, cancel := context.WithTimeout(ctx, diskEvery)
 		epoch, err := w.store.feed.Attached(short)
 		cancel()
-		if err == nil || ctx.Err() != nil || errors.Is(err, replication.ErrClosed) {
+		if err == nil || ctx.Err() != nil || errors.Is(err, replication.ErrClosed) || replication.Lasting(err) {
 			return epoch, err
 		}
 		disk.failed()
@@ -154,7 +156,7 @@ func (w *write) refused(ctx context.Context, cause error) (Revision, error) {
 
 // passing tells whether it can help to try again after err.
 func (w *write) passing(err error) bool {
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOverloaded) || errors.Is(err, replication.ErrUncertain)
+	return !replication.Lasting(err) && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOverloaded) || errors.Is(err, replication.ErrUncertain))
 }
 
 // final is the error of a write that will not be tried again: the log refused.

@@ -278,3 +278,28 @@ func TestLinkBeginsDown(t *testing.T) {
 		}
 	})
 }
+
+// nats.go has room for 10 events and drops the others, the last one too. The link
+// asks the connection, so that it cannot take one that is up for one that is down.
+func TestLinkMissesEvents(t *testing.T) {
+	for cuts := range 20 {
+		kvstoretest.Run(t, func(t *testing.T) {
+			w := &wire{to: startServer(t, embedded.Options{})}
+			nc := w.tough(t)
+			slow := make(chan struct{})
+			l := newLink(nc, func() { <-slow })
+			defer l.close()
+			for n := range cuts {
+				w.cut()
+				for nc.Stats().Reconnects <= uint64(n) || !nc.IsConnected() {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			close(slow)
+			time.Sleep(time.Minute)
+			if down, err := l.wait(t.Context()); err != nil || closed(down) {
+				t.Errorf("after %d cuts the link is down: %v", cuts, err)
+			}
+		})
+	}
+}

@@ -38,6 +38,26 @@ const (
 // value: metadata, expiry, expectation, identification.
 const headerRoom = 4 << 10
 
+const (
+	// leastHeaderRoom is what the headers of our records need at most: metadata of
+	// codec.MaxMetadataLen, the description of an object, and less than 500 bytes more.
+	leastHeaderRoom = 1792
+	// leastPayload is the least max_payload of a server that we can work with: headers
+	// without a value, and our requests, fit into it.
+	leastPayload = 2 << 10
+)
+
+// roomFor returns what is left for the headers of a record in a message of a size.
+func roomFor(payload int64) int64 { return min(headerRoom, max(payload/2, leastHeaderRoom)) }
+
+// checkPayload refuses a server that takes too little in one message.
+func checkPayload(most int64) error {
+	if most < leastPayload {
+		return fmt.Errorf("replication: %w: the server has a max_payload of %d bytes, needed are %d", ErrUnsupported, most, leastPayload)
+	}
+	return nil
+}
+
 // Config says how Open creates a stream that does not exist, and how often a
 // Feed looks after one. The zero value works.
 type Config struct {
@@ -145,6 +165,10 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 		l.Close()
 		return nil, err
 	}
+	if err := checkPayload(nc.MaxPayload()); err != nil && nc.IsConnected() {
+		l.Close()
+		return nil, err
+	}
 	if err := l.openStream(ctx); err != nil {
 		l.Close()
 		return nil, err
@@ -227,7 +251,8 @@ func (l *Log) Close() {
 func (l *Log) MaxValue() int64 { return l.limits.Load().maxValue }
 
 func (l *Log) maxValue(c jetstream.StreamConfig) int64 {
-	most := min(l.nc.MaxPayload()-headerRoom, codec.MaxValueLen)
+	payload := l.nc.MaxPayload()
+	most := min(payload-roomFor(payload), codec.MaxValueLen)
 	if c.MaxMsgSize > 0 {
 		most = min(most, int64(c.MaxMsgSize))
 	}
@@ -343,6 +368,9 @@ func (l *Log) streamConfig() jetstream.StreamConfig {
 func (l *Log) adopt(c jetstream.StreamConfig) error {
 	refuse := func(why string) error {
 		return fmt.Errorf("replication: %w: stream %s %s", ErrUnsupported, l.stream, why)
+	}
+	if err := checkPayload(l.nc.MaxPayload()); err != nil {
+		return err // the connection may have come to another server
 	}
 	switch format := c.Metadata[metaFormat]; {
 	case format != "" && format != formatVersion:

@@ -295,7 +295,12 @@ func (l *Log) viewOrCreate(ctx context.Context, patience time.Duration) error {
 }
 
 func (l *Log) createStream(ctx context.Context) error {
-	config, err := l.newStream(ctx, l.streamConfig())
+	wanted := l.streamConfig()
+	config, err := l.newStream(ctx, wanted)
+	if errors.Is(err, ErrLimit) { // of the account, and then it is that number
+		wanted.MaxConsumers = -1
+		config, err = l.newStream(ctx, wanted)
+	}
 	switch {
 	case errors.Is(err, errNameInUse):
 		_, err = l.view(ctx) // somebody was faster
@@ -336,6 +341,10 @@ func (l *Log) newStream(ctx context.Context, config jetstream.StreamConfig) (cre
 	return created, apiError(reply.Error, config.Name)
 }
 
+// manyConsumers is as good as no limit: each replica is a consumer. To a server -1 means
+// its own default, 1000.
+const manyConsumers = 1 << 30
+
 // streamConfig is that of a NATS key-value bucket, but closed: on a standard
 // bucket whoever may write one key can wipe the bucket with a rollup header.
 func (l *Log) streamConfig() jetstream.StreamConfig {
@@ -348,7 +357,7 @@ func (l *Log) streamConfig() jetstream.StreamConfig {
 		Replicas:           l.cfg.Replicas,
 		MaxMsgsPerSubject:  1,
 		MaxBytes:           l.cfg.MaxBytes,
-		MaxConsumers:       -1,
+		MaxConsumers:       manyConsumers,
 		MaxMsgSize:         codec.MaxValueLen + headerRoom,
 		Discard:            jetstream.DiscardNew,
 		AllowDirect:        true,

@@ -325,9 +325,10 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 // View is a stream as its own info describes it at one moment.
 type View struct {
 	Incarnation Incarnation
-	Last        uint64    // sequence
-	Subjects    int       // that hold a record
-	Replicas    int       // of the stream: whether a server can answer that leads no more
+	Last        uint64 // sequence
+	Subjects    int    // that hold a record
+	Replicas    int    // of the stream: whether a server can answer that leads no more
+	MaxAge      time.Duration
 	Taken       time.Time // by the server's clock
 }
 
@@ -344,6 +345,13 @@ func (l *Log) view(ctx context.Context) (View, error) {
 		return View{}, err
 	}
 	return l.parseView(m.Data)
+}
+
+// Refresh asks for the configuration of the stream, so that what is read from now on
+// is seen by that.
+func (l *Log) Refresh(ctx context.Context) error {
+	_, err := l.view(ctx)
+	return err
 }
 
 func (l *Log) parseView(data []byte) (View, error) {
@@ -365,6 +373,7 @@ func (l *Log) parseView(data []byte) (View, error) {
 		Last:        reply.State.LastSeq,
 		Subjects:    int(reply.State.NumSubjects), // a count of things in memory
 		Replicas:    reply.Config.Replicas,
+		MaxAge:      reply.Config.MaxAge,
 		Taken:       reply.TimeStamp,
 	}, nil
 }

@@ -238,10 +238,10 @@ func TestHotKeysAndCuts(t *testing.T) {
 		far, w := l.open(Options{})
 		for round := range 4 {
 			w.setDown(true)
+			l.put(near, "cold"+strconv.Itoa(round), "changed")
 			for i := range hot {
 				l.put(near, "hot"+strconv.Itoa(i), strconv.Itoa(round))
 			}
-			l.put(near, "cold"+strconv.Itoa(round), "changed")
 			time.Sleep(time.Second)
 			w.setDown(false)
 			l.must(far.Sync(l.ctx))

@@ -57,7 +57,7 @@ func (x *index) newRecord(epoch uint64, m *replication.Message) *record {
 	if len(m.Record.Metadata) > 0 || m.VisibleUntil != 0 || m.HidesUntil != 0 || m.Record.Object != nil || m.Unsure {
 		r.rare = &rare{
 			metadata: string(m.Record.Metadata), expires: m.VisibleUntil, hides: m.HidesUntil,
-			unsure: m.Unsure, aged: m.VisibleUntil != m.Record.Expires,
+			unsure: m.Unsure, aged: !r.deleted && m.VisibleUntil != m.Record.Expires,
 		}
 	}
 	if m.Record.Object != nil {

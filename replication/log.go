@@ -351,6 +351,9 @@ func (l *Log) view(ctx context.Context) (View, error) {
 // is seen by that.
 func (l *Log) Refresh(ctx context.Context) error {
 	_, err := l.view(ctx)
+	if err != nil && !errors.Is(err, ErrUnsupported) {
+		return unanswered(err)
+	}
 	return err
 }
 

@@ -51,6 +51,10 @@ type Config struct {
 	// (see group), and a stream that is not synced is ErrUnsupported.
 	Synced bool
 
+	// InFile says that the log is in files of this machine, which may be damaged: every
+	// record gets a header (codec.PlainHeader).
+	InFile bool
+
 	// CheckInterval is how often a Feed compares what it applied with what the
 	// stream's info says; default 2 s. Recreation, rollback and purge are
 	// noticed within about three of them.

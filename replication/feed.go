@@ -31,6 +31,9 @@ type Replica interface {
 	// Holds reports whether the replica holds a record, or one that is newer than
 	// upTo. It is asked about records up to upTo that the log tells of again.
 	Holds(m *Message, upTo uint64) bool
+	// Applied is called when the replica has been given all that has arrived, up to at,
+	// and is Live.
+	Applied(at Position)
 	// Tally says what the replica believes to be in the log. now is a moment by
 	// the server's clock.
 	Tally(now time.Time) Tally
@@ -63,6 +66,7 @@ type Feed struct {
 
 	mu       sync.Mutex // held for moments only
 	status   Status
+	loss     string // what the log lacks; "": nothing
 	epoch    uint64
 	attached chan struct{} // closed while the log is followed
 	changed  chan struct{} // closed, and renewed, when the state changes
@@ -323,8 +327,15 @@ func (f *Feed) receive(t *tap, m *nats.Msg) error {
 	}
 	if err == nil {
 		f.pursue(t)
+		f.tellApplied()
 	}
 	return err
+}
+
+func (f *Feed) tellApplied() {
+	if f.cursor.live {
+		f.replica.Applied(Position{f.cursor.at.Incarnation, f.cursor.visible()})
+	}
 }
 
 // pursue asks for what ends the keeping back of records.
@@ -631,6 +642,9 @@ func (f *Feed) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.status
+	if s.State == Live && f.loss != "" {
+		s.State, s.Reason = Degraded, f.loss
+	}
 	s.Applied.Sequence = f.applied.Load()
 	s.Head = max(f.head.Load(), s.Applied.Sequence)
 	return s
@@ -648,6 +662,14 @@ func (f *Feed) freshen(at time.Time) {
 	if at.After(f.status.Fresh) {
 		f.status.Fresh = at
 	}
+}
+
+// Lose notes that the log lacks records that it should have. The feed is Degraded
+// where it would be Live.
+func (f *Feed) Lose(reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loss = reason
 }
 
 // Doubt makes the feed read the whole log again, because the caller has seen

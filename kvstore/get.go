@@ -207,7 +207,7 @@ func (s *Store) Sync(ctx context.Context) error {
 			return nil
 		case s.closed.Load():
 			return ErrClosed
-		case ctx.Err() != nil && errors.Is(err, ErrUnavailable):
+		case replication.Lasting(err), ctx.Err() != nil && errors.Is(err, ErrUnavailable):
 			return fmt.Errorf("kvstore: sync: %w", err)
 		case ctx.Err() != nil:
 			return fmt.Errorf("kvstore: sync: %w: %w", ErrUnavailable, err)

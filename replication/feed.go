@@ -69,6 +69,8 @@ type Feed struct {
 	loss     string // what the log lacks; "": nothing
 	epoch    uint64
 	attached chan struct{} // closed while the log is followed
+	refused  error         // what keeps the log from being followed and does not pass by itself; nil: nothing does
+	refusal  chan struct{} // closed while there is such an error
 	changed  chan struct{} // closed, and renewed, when the state changes
 	waiters  map[chan struct{}]uint64
 }
@@ -80,7 +82,7 @@ func (l *Log) Follow(r Replica) *Feed {
 		log: l, replica: r, stop: stop, done: make(chan struct{}),
 		nudges: make(chan struct{}, 1), doubts: make(chan string, 1),
 		status:   Status{State: Syncing, Since: time.Now(), Reason: "not connected yet"},
-		attached: make(chan struct{}), changed: make(chan struct{}), waiters: make(map[chan struct{}]uint64),
+		attached: make(chan struct{}), refusal: make(chan struct{}), changed: make(chan struct{}), waiters: make(map[chan struct{}]uint64),
 	}
 	go f.run(ctx)
 	return f
@@ -97,6 +99,10 @@ func (f *Feed) run(ctx context.Context) {
 	retry := NewBackoff()
 	for ctx.Err() == nil {
 		down, err := f.log.link.wait(ctx)
+		if errors.Is(err, ErrDisconnected) {
+			f.detached(err)
+			<-ctx.Done()
+		}
 		if err != nil {
 			break
 		}
@@ -110,7 +116,7 @@ func (f *Feed) run(ctx context.Context) {
 			}
 		}
 		f.detached(err)
-		_ = retry.Wait(ctx, nil)
+		f.rest(ctx, retry, err)
 	}
 	f.setState(Closed, "")
 }
@@ -617,6 +623,7 @@ func (f *Feed) setAttached() {
 	defer f.mu.Unlock()
 	f.epoch = f.cursor.epoch
 	f.status.Applied = f.cursor.at
+	f.refuse(nil)
 	close(f.attached)
 }
 
@@ -626,14 +633,10 @@ func (f *Feed) detached(err error) {
 	if closed(f.attached) {
 		f.attached = make(chan struct{})
 	}
+	f.refuse(err)
 	f.mu.Unlock()
-	switch {
-	case errors.Is(err, errAgain):
-		f.setState(Syncing, "following the log again")
-	case errors.Is(err, ErrNoStream), errors.Is(err, ErrUnsupported):
-		f.setState(Degraded, err.Error())
-	case err != nil && !errors.Is(err, ErrClosed):
-		f.setState(Stale, err.Error())
+	if s, reason, ok := standing(err); ok {
+		f.setState(s, reason)
 	}
 }
 

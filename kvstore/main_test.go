@@ -305,7 +305,10 @@ func tellKeys(s *kvstore.Store, tell func(killLine) error) error {
 		}
 	}
 	begun, listed := time.Now().UnixMilli(), make(map[string]killValue)
-	for info := range s.Keys("") {
+	for info, err := range s.Keys("") {
+		if err != nil {
+			return err
+		}
 		listed[info.Name] = seenValue(info.Size, string(info.Metadata), info.Expires, info.Revision)
 	}
 	ended := time.Now().UnixMilli()

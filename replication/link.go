@@ -71,7 +71,7 @@ func (l *link) wait(ctx context.Context) (<-chan struct{}, error) {
 		select {
 		case <-up:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, Ended(ctx)
 		}
 	}
 }

@@ -20,8 +20,10 @@
 //
 // # Records
 //
-// The payload of a message is the value as it is. Headers exist only when there is something to say:
+// The payload of a message is the value as it is. Headers exist only when there is something to say, or when the log is
+// a file (see [PlainHeader]):
 //
+//	KV-Format      1: the message is a record; it says nothing else
 //	KV-Operation   DEL: a tombstone. PURGE, and any message with Nats-Marker-Reason, are read as one, too
 //	KV-Metadata    compact JSON, at most MaxMetadataLen bytes, not HTML-escaped
 //	KV-Expires     until when the record is visible, in unix milliseconds
@@ -33,7 +35,7 @@
 //
 // Names match exactly, with their case; an empty value says nothing; of a repeated header the last value counts,
 // except that of Nats-TTL it is the first, because that is the one that nats-server goes by. Other headers are ignored.
-// (TestRecordRoundTrip, TestDecodeRecord, TestDecodeDamagedRecord, TestDecodeTTL)
+// (TestRecordRoundTrip, TestPlainHeader, TestDecodeRecord, TestDecodeDamagedRecord, TestDecodeTTL)
 //
 // # Values
 //

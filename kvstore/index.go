@@ -55,6 +55,8 @@ type index struct {
 	closed      bool
 	wake        chan struct{} // of capacity 1: an earlier deadline than before
 
+	unsure int // damaged records of which only the server knows for how long it keeps them
+
 	counts counts
 }
 
@@ -123,7 +125,7 @@ func (x *index) apply(epoch uint64, m replication.Message) {
 		x.counts.foreign.Store(int64(len(x.foreign)))
 		return
 	}
-	if m.Err != nil {
+	if m.Err != nil || m.Forged {
 		x.counts.damaged.Add(1)
 	}
 	if revision, ok := x.unconfirmed[m.Key]; ok && m.Revision >= revision {
@@ -193,7 +195,7 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *recor
 			old.epoch = uint32(epoch) // the newer one was read, from a server that does not lag
 			x.current++
 			return old
-		case old.epoch != uint32(epoch) && known && (old.stored.Load() == m.Stored.UnixNano() || old.same(m)):
+		case old.epoch != uint32(epoch) && known && old.lives(m) && (old.stored.Load() == m.Stored.UnixNano() || old.same(m)):
 			old.epoch = uint32(epoch) // read again
 			x.current++
 			return old
@@ -207,8 +209,9 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *recor
 // set replaces old, which may be nil, by r.
 func (x *index) set(old, r *record, value []byte) {
 	now := time.Now().UnixMilli()
-	wasVisible := false
+	wasVisible, told := false, false
 	if old != nil {
+		told = old.revision == r.revision && old.stored.Load() == r.stored.Load()
 		wasVisible = !old.hidden()
 		x.cache.release(old)
 		x.unschedule(old)
@@ -226,7 +229,9 @@ func (x *index) set(old, r *record, value []byte) {
 	x.count(r, +1)
 	x.order(r, wasVisible, isVisible)
 	x.schedule(r)
-	x.tell(r, wasVisible, isVisible)
+	if !told || wasVisible != isVisible {
+		x.tell(r, wasVisible, isVisible)
+	}
 }
 
 // order keeps the ordered tree.
@@ -271,6 +276,9 @@ func (x *index) drop(r *record) {
 }
 
 func (x *index) count(r *record, by int64) {
+	if r.particulars().unsure {
+		x.unsure += int(by)
+	}
 	if r.hidden() {
 		x.counts.hidden.Add(by)
 		return
@@ -318,9 +326,9 @@ func (x *index) Tally(now time.Time) replication.Tally {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t := replication.Tally{Most: x.records.size + len(x.foreign)}
-	t.Least = t.Most - len(x.unconfirmed) - x.leaving(now.UnixMilli())
+	t.Least = t.Most - len(x.unconfirmed) - x.unsure - x.leaving(now.UnixMilli())
 	for key, revision := range x.unconfirmed {
-		if r := x.records.find(key); r == nil || r.leaving(now.UnixMilli()) {
+		if r := x.records.find(key); r == nil || r.particulars().unsure || r.leaving(now.UnixMilli()) {
 			continue // it may have gone before the feed could tell of it
 		}
 		if t.Unconfirmed == 0 || revision < t.Unconfirmed {

@@ -172,7 +172,7 @@ func (o *Options) replication() replication.Config {
 	return replication.Config{
 		MustExist: o.MustExist,
 		Memory:    o.Memory || (o.Dir == "" && o.URL == "" && o.Conn == nil), Replicas: o.Replicas, MaxBytes: o.MaxBytes,
-		Synced: o.Durability == SurvivePowerLoss, CheckInterval: o.CheckInterval, Logger: o.Logger,
+		Synced: o.Durability == SurvivePowerLoss, InFile: o.Dir != "", CheckInterval: o.CheckInterval, Logger: o.Logger,
 	}
 }
 

@@ -51,6 +51,10 @@ type Config struct {
 	// (see group), and a stream that is not synced is ErrUnsupported.
 	Synced bool
 
+	// InFile says that the log is in files of this machine, which may be damaged: every
+	// record gets a header (codec.PlainHeader).
+	InFile bool
+
 	// CheckInterval is how often a Feed compares what it applied with what the
 	// stream's info says; default 2 s. Recreation, rollback and purge are
 	// noticed within about three of them.
@@ -325,9 +329,10 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 // View is a stream as its own info describes it at one moment.
 type View struct {
 	Incarnation Incarnation
-	Last        uint64    // sequence
-	Subjects    int       // that hold a record
-	Replicas    int       // of the stream: whether a server can answer that leads no more
+	Last        uint64 // sequence
+	Subjects    int    // that hold a record
+	Replicas    int    // of the stream: whether a server can answer that leads no more
+	MaxAge      time.Duration
 	Taken       time.Time // by the server's clock
 }
 
@@ -344,6 +349,16 @@ func (l *Log) view(ctx context.Context) (View, error) {
 		return View{}, err
 	}
 	return l.parseView(m.Data)
+}
+
+// Refresh asks for the configuration of the stream, so that what is read from now on
+// is seen by that.
+func (l *Log) Refresh(ctx context.Context) error {
+	_, err := l.view(ctx)
+	if err != nil && !errors.Is(err, ErrUnsupported) {
+		return unanswered(err)
+	}
+	return err
 }
 
 func (l *Log) parseView(data []byte) (View, error) {
@@ -365,6 +380,7 @@ func (l *Log) parseView(data []byte) (View, error) {
 		Last:        reply.State.LastSeq,
 		Subjects:    int(reply.State.NumSubjects), // a count of things in memory
 		Replicas:    reply.Config.Replicas,
+		MaxAge:      reply.Config.MaxAge,
 		Taken:       reply.TimeStamp,
 	}, nil
 }

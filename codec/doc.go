@@ -74,8 +74,9 @@
 // # Hostile input
 //
 // Whoever may write to a stream may write anything. [Key], [DecodeRecord] and every [Codec.Decode] of this package
-// answer any input with a value or an error: they do not panic, do not recurse without bound, and do not allocate
-// more than a multiple of what they are given. So do the readers of archives and of bulk JSON, which hold no more than a
-// block, or an element. (FuzzSubjectDecode, FuzzDecodeRecord, FuzzMsgPackDecode, TestMsgPackHostile, FuzzReadArchive,
-// FuzzReadBulk, TestReadBulkEndless)
+// answer any input with a value or an error: they do not panic, do not recurse without bound, and do not need more
+// memory than a multiple of what they are given: 64 MiB and 32 bytes for each byte ([ErrExpands]). Growing slices copies:
+// all that is allocated, one after the other, can be three times that. So do the readers of archives and of bulk JSON, which hold no more than a
+// block, or an element. (FuzzSubjectDecode, FuzzDecodeRecord, FuzzMsgPackDecode, TestMsgPackHostile,
+// TestDecodingIsBounded, TestHonestValuesFit, FuzzMsgPackMemory, FuzzJSONMemory, FuzzReadArchive, FuzzReadBulk, TestReadBulkEndless)
 package codec

@@ -275,6 +275,7 @@ type Condition interface {
 type readOptions struct {
 	atLeast   Revision
 	lazy      bool
+	skip      *skipDamaged
 	bounded   bool // staleness is valid
 	staleness time.Duration
 }

@@ -248,7 +248,7 @@ func (b *bulk) await(ready func() bool) error {
 		select {
 		case <-b.some:
 		case <-b.ctx.Done():
-			return unsent(context.Cause(b.ctx))
+			return unsent(replication.Ended(b.ctx))
 		case <-b.store.done:
 			return ErrClosed
 		}
@@ -258,7 +258,7 @@ func (b *bulk) await(ready func() bool) error {
 // send gets a write under way, when there is room for it.
 func (b *bulk) send(c *change) error {
 	if b.ctx.Err() != nil {
-		return unsent(context.Cause(b.ctx))
+		return unsent(replication.Ended(b.ctx))
 	}
 	if k, rec, ok := b.joins(c); ok {
 		if err := b.await(func() bool { return b.roomInRun(c) }); err != nil {

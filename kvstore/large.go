@@ -223,10 +223,9 @@ func (w *write) foresee(ctx context.Context) error {
 // fetchObject returns a large value. An error that is ErrUnavailable may pass.
 func (s *Store) fetchObject(ctx context.Context, epoch uint64, r *record) (string, error) {
 	object := &r.large().Object
-	value := make([]byte, object.Size)
 	reader := s.log.Objects().Open(ctx, object)
 	defer func() { _ = reader.Close() }()
-	_, err := io.ReadFull(reader, value)
+	value, err := readObject(reader, object.Size)
 	if err == nil { // the digest is looked at behind the end
 		_, err = reader.Read(make([]byte, 1))
 	}
@@ -238,6 +237,19 @@ func (s *Store) fetchObject(ctx context.Context, epoch uint64, r *record) (strin
 		return "", err
 	}
 	return "", s.lostObject(ctx, epoch, r, err)
+}
+
+// readObject reads a value. Anybody may have said how long it is: there is room for
+// all of it only when a part of it has come.
+func readObject(r io.Reader, size int64) ([]byte, error) {
+	value := make([]byte, min(size, 64<<10))
+	if _, err := io.ReadFull(r, value); err != nil || int64(len(value)) == size {
+		return value, err
+	}
+	part := value
+	value = make([]byte, size)
+	_, err := io.ReadFull(r, value[copy(value, part):])
+	return value, err
 }
 
 // lost tells whether err says that an object is not there, or not whole.

@@ -74,6 +74,12 @@ type Options struct {
 	// URL and Conn it is so anyhow.
 	Memory bool
 
+	// AcceptLoss has Open accept that records are gone from Dir, or all of the
+	// namespace, which it would otherwise report: by the state Degraded, again at each
+	// Open, and by ErrDirDamaged for a namespace of which nothing is left. Records of
+	// which other processes know are not brought back.
+	AcceptLoss bool
+
 	// Durability is what an acknowledged write in Dir survives; see there.
 	// Without Dir it cannot be chosen: memory keeps nothing, and an existing
 	// server (URL, Conn) does what it is configured for, and does not tell.
@@ -144,6 +150,8 @@ func (o *Options) check() error {
 		return refuse("APIPrefix %q is not the beginning of a subject", o.APIPrefix)
 	case o.Exclusive && o.Dir == "":
 		return refuse("Exclusive without Dir")
+	case o.AcceptLoss && o.Dir == "":
+		return refuse("AcceptLoss without Dir")
 	case o.Memory && o.Dir != "":
 		return refuse("Memory and Dir contradict each other")
 	case o.Durability != SurviveCrash && o.Durability != SurvivePowerLoss:
@@ -226,9 +234,24 @@ func (o *Options) replication() replication.Config {
 	return replication.Config{
 		MustExist: o.MustExist,
 		Memory:    o.Memory || (o.Dir == "" && o.URL == "" && o.Conn == nil), Replicas: o.Replicas, MaxBytes: o.MaxBytes,
-		Synced: o.Durability == SurvivePowerLoss, CheckInterval: o.CheckInterval, Logger: o.Logger,
+		Synced: o.Durability == SurvivePowerLoss, InFile: o.Dir != "", CheckInterval: o.CheckInterval, Logger: o.Logger,
 		APIPrefix: o.apiPrefix(),
 	}
+}
+
+// past returns what is known of the namespace in Dir. Of the voters of a cluster no
+// single one decides what the log is.
+func (o *Options) past(namespace string) *past {
+	if o.Dir == "" || o.Cluster != nil {
+		return nil
+	}
+	p := readPast(o.Dir, namespace)
+	if o.AcceptLoss {
+		if err := p.accept(); err != nil {
+			o.Logger.Warn("nearkv: cannot accept the loss", "error", err)
+		}
+	}
+	return p
 }
 
 // A ReadOption changes one Get or GetAll.
@@ -252,6 +275,7 @@ type Condition interface {
 type readOptions struct {
 	atLeast   Revision
 	lazy      bool
+	skip      *skipDamaged
 	bounded   bool // staleness is valid
 	staleness time.Duration
 }

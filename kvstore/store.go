@@ -87,7 +87,12 @@ func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
 }
 
 func open(ctx context.Context, b *backend, namespace string, opts *Options) (*Store, error) {
-	l, err := replication.Open(ctx, b.conn, namespace, opts.replication())
+	cfg, past := opts.replication(), opts.past(namespace)
+	cfg.MustExist = cfg.MustExist || past.known()
+	l, err := replication.Open(ctx, b.conn, namespace, cfg)
+	if past.known() && errors.Is(err, replication.ErrNoStream) {
+		return nil, past.gone()
+	}
 	if opts.MustExist && errors.Is(err, replication.ErrNoStream) {
 		return nil, fmt.Errorf("%w: %q", ErrNoNamespace, namespace)
 	}
@@ -110,6 +115,7 @@ func open(ctx context.Context, b *backend, namespace string, opts *Options) (*St
 		s.backend = nil // Open closes it
 		return nil, errors.Join(err, s.Close())
 	}
+	s.testify(past)
 	return s, nil
 }
 
@@ -148,6 +154,9 @@ func (s *Store) shutDown() error {
 	s.work.Wait()
 	s.index.close()
 	s.cache.close()
+	if err := s.index.witness.Load().close(); err != nil {
+		s.logger.Warn("nearkv: closing the witness of the log", "error", err)
+	}
 	if s.backend == nil {
 		return nil
 	}

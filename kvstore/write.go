@@ -224,6 +224,11 @@ func (w *write) try(ctx context.Context, epoch uint64) (uint64, error) {
 		}
 		return 0, w.conflict(k)
 	case stepAsk:
+		if k.aged {
+			if err := w.store.log.Refresh(ctx); err != nil {
+				return 0, err
+			}
+		}
 		_, err := w.ask(ctx, epoch)
 		return 0, retryUnless(err)
 	}

@@ -87,6 +87,9 @@ func (l *Log) header(rec codec.Record, expect Expectation) (nats.Header, error) 
 		}
 		header[headerExpected] = []string{strconv.FormatUint(expect.Revision, 10)}
 	}
+	if header == nil && l.cfg.InFile {
+		header = codec.PlainHeader()
+	}
 	return header, nil
 }
 

@@ -28,7 +28,7 @@ func (f *Feed) Attached(ctx context.Context) (epoch uint64, err error) {
 		case <-f.done:
 			return 0, ErrClosed
 		case <-ctx.Done():
-			return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, context.Cause(ctx))
+			return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, Ended(ctx))
 		}
 	}
 }
@@ -52,7 +52,7 @@ func (f *Feed) Reached(ctx context.Context, seq uint64) error {
 		return ErrClosed
 	case <-ctx.Done():
 		f.unwait(w)
-		return context.Cause(ctx)
+		return Ended(ctx)
 	}
 }
 
@@ -124,7 +124,7 @@ func (f *Feed) Settled(ctx context.Context) error {
 		case <-f.done:
 			return ErrClosed
 		case <-ctx.Done():
-			return fmt.Errorf("replication: %w: %s: %w", ErrUnavailable, s.Reason, context.Cause(ctx))
+			return fmt.Errorf("replication: %w: %s: %w", ErrUnavailable, s.Reason, Ended(ctx))
 		}
 	}
 }

@@ -110,7 +110,7 @@ func (g *group) append(ctx context.Context, key string, header nats.Header, valu
 		return g.log.appended(answer, err, key, expect)
 	}
 	if ctx.Err() != nil {
-		return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, context.Cause(ctx))
+		return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, Ended(ctx))
 	}
 	type outcome struct {
 		revision uint64
@@ -125,7 +125,7 @@ func (g *group) append(ctx context.Context, key string, header nats.Header, valu
 	case o := <-outcomes:
 		return o.revision, o.err
 	case <-ctx.Done():
-		return 0, g.leave(m, context.Cause(ctx))
+		return 0, g.leave(m, Ended(ctx))
 	}
 }
 

@@ -111,7 +111,7 @@ func (l *link) wait(ctx context.Context) (<-chan struct{}, error) {
 		case <-look.C:
 			l.look(false)
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, Ended(ctx)
 		}
 	}
 }

@@ -71,6 +71,10 @@ type Config struct {
 	// (see group), and a stream that is not synced is ErrUnsupported.
 	Synced bool
 
+	// InFile says that the log is in files of this machine, which may be damaged: every
+	// record gets a header (codec.PlainHeader).
+	InFile bool
+
 	// CheckInterval is how often a Feed compares what it applied with what the
 	// stream's info says; default 2 s. Recreation, rollback and purge are
 	// noticed within about three of them.
@@ -408,9 +412,10 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 // View is a stream as its own info describes it at one moment.
 type View struct {
 	Incarnation Incarnation
-	Last        uint64    // sequence
-	Subjects    int       // that hold a record
-	Replicas    int       // of the stream: whether a server can answer that leads no more
+	Last        uint64 // sequence
+	Subjects    int    // that hold a record
+	Replicas    int    // of the stream: whether a server can answer that leads no more
+	MaxAge      time.Duration
 	Taken       time.Time // by the server's clock
 }
 
@@ -435,6 +440,16 @@ func (l *Log) view(ctx context.Context) (View, error) {
 	return l.parseView(m.Data)
 }
 
+// Refresh asks for the configuration of the stream, so that what is read from now on
+// is seen by that.
+func (l *Log) Refresh(ctx context.Context) error {
+	_, err := l.view(ctx)
+	if err != nil && !errors.Is(err, ErrUnsupported) {
+		return unanswered(err)
+	}
+	return err
+}
+
 func (l *Log) parseView(data []byte) (View, error) {
 	var reply struct {
 		apiReply
@@ -454,6 +469,7 @@ func (l *Log) parseView(data []byte) (View, error) {
 		Last:        reply.State.LastSeq,
 		Subjects:    int(reply.State.NumSubjects), // a count of things in memory
 		Replicas:    reply.Config.Replicas,
+		MaxAge:      reply.Config.MaxAge,
 		Taken:       reply.TimeStamp,
 	}, nil
 }

@@ -244,7 +244,7 @@ func (r *requester) replace(calls map[uint64]*call) {
 // somebody may have. The answer's bytes are the caller's.
 func (r *requester) do(ctx context.Context, subject string, header nats.Header, data []byte) (*nats.Msg, error) {
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, Ended(ctx))
 	}
 	c, err := r.begin(subject)
 	if err != nil {
@@ -281,7 +281,7 @@ func (r *requester) finishDo(ctx context.Context, c *call, header nats.Header, d
 	a, answered := c.await(ctx)
 	r.end(c, answered && a.err == nil)
 	if !answered {
-		return nil, context.Cause(ctx)
+		return nil, Ended(ctx)
 	}
 	return received(a.msg, a.err)
 }
@@ -360,7 +360,7 @@ func (r *requester) gather(ctx context.Context, subject string, data []byte, mos
 		case <-silence.C:
 			return nil, nats.ErrTimeout
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, Ended(ctx)
 		}
 	}
 }

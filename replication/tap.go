@@ -47,6 +47,7 @@ type tap struct {
 	credit int // records that were asked for and have not come
 	heard  bool
 	asks   int // for the stream's info
+	nexts  int // for the next record
 }
 
 // pullLimits is what one pull request may ask for.
@@ -213,7 +214,11 @@ func (t *tap) status(m *nats.Msg) error {
 	return t.refill()
 }
 
-const infoToken = ".info-"
+// What the tap asks for arrives on its inbox, under one of these names.
+const (
+	infoToken = ".info-"
+	nextToken = ".next-"
+)
 
 // ask requests the stream's info; the answer arrives among the records.
 func (t *tap) ask() error {
@@ -221,10 +226,42 @@ func (t *tap) ask() error {
 	return t.log.nc.PublishRequest(t.log.infoSubject(), t.inbox+infoToken+strconv.Itoa(t.asks), nil)
 }
 
-// answer tells whether m answers an ask, and whether the latest one.
-func (t *tap) answer(m *nats.Msg) (answer, latest bool) {
-	number, answer := strings.CutPrefix(m.Subject, t.inbox+infoToken)
-	return answer, answer && number == strconv.Itoa(t.asks)
+// askNext requests the first record at a sequence or after it, from the leader; the
+// answer arrives among the records.
+func (t *tap) askNext(seq uint64) error {
+	query, err := nextQuery(seq)
+	if err != nil {
+		return err
+	}
+	t.nexts++
+	return t.log.nc.PublishRequest(t.log.leaderSubject(t.log.stream), t.inbox+nextToken+strconv.Itoa(t.nexts), query)
+}
+
+// answerKind is what a message of the tap's inbox answers.
+type answerKind uint8
+
+const (
+	noAnswer   answerKind = iota // to a pull request, perhaps
+	latestView                   // to the last ask
+	nextRecord                   // to the last askNext
+	lateAnswer                   // to an earlier one
+)
+
+func (t *tap) kind(m *nats.Msg) answerKind {
+	if number, ok := strings.CutPrefix(m.Subject, t.inbox+infoToken); ok {
+		return t.answers(number, t.asks, latestView)
+	}
+	if number, ok := strings.CutPrefix(m.Subject, t.inbox+nextToken); ok {
+		return t.answers(number, t.nexts, nextRecord)
+	}
+	return noAnswer
+}
+
+func (t *tap) answers(number string, last int, kind answerKind) answerKind {
+	if number != strconv.Itoa(last) {
+		return lateAnswer
+	}
+	return kind
 }
 
 // close removes the consumer without waiting for the answer; what is lost the

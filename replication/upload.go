@@ -139,7 +139,7 @@ func (u *upload) reserve(ctx context.Context) error {
 	case u.room <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("replication: %w: %w", ErrUnavailable, context.Cause(ctx))
+		return fmt.Errorf("replication: %w: %w", ErrUnavailable, Ended(ctx))
 	}
 }
 

@@ -1,6 +1,9 @@
 package kvstore
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -19,8 +22,47 @@ type change struct {
 	expires   int64 // unix milliseconds; 0: never
 	condition condition
 	always    bool // a delete is written also if there is nothing to delete
+	orDelete  bool // if it expires on the way the key is to be deleted
 	keep      bool // the log cannot remove records by itself
 }
+
+// errLate ends a write when its entry expires.
+var errLate = errors.New("its time is over")
+
+// late reports whether the entry has expired, so that nothing of it is to be sent
+// any more.
+func (c *change) late() bool { return c.expires != 0 && time.Now().UnixMilli() >= c.expires }
+
+// limit ends the write when its entry expires, and one of a large value after
+// uploadTime.
+func (c *change) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	var cancel context.CancelFunc = func() {}
+	if c.body != nil {
+		ctx, cancel = context.WithTimeout(ctx, uploadTime)
+	}
+	if c.expires == 0 {
+		return ctx, cancel
+	}
+	ctx, stop := context.WithDeadlineCause(ctx, time.UnixMilli(c.expires), errLate)
+	return ctx, func() { stop(); cancel() }
+}
+
+// lapse returns the error of a write that ended with err, maybe after its entry had
+// expired. Nobody can see such an entry, even if the log has just acknowledged it:
+// to tell of success would give two callers the same lock.
+func (c *change) lapse(err error) error {
+	switch {
+	case !c.late() && !errors.Is(err, errLate), errors.Is(err, ErrExpired), errors.Is(err, ErrClosed):
+		return err
+	case err == nil:
+		return c.expired()
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrOverloaded), errors.Is(err, ErrIndeterminate):
+		return fmt.Errorf("%w: %w", c.expired(), err)
+	}
+	return err
+}
+
+func (c *change) expired() error { return fmt.Errorf("%w: key %.64q", ErrExpired, c.key) }
 
 // size is what the value takes in memory.
 func (c *change) size() int {

@@ -132,14 +132,6 @@ func (b *body) reader() (io.Reader, error) {
 	return b.rest, nil
 }
 
-// limit bounds the time of a change of which the value is large.
-func (c *change) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	if c.body == nil {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, uploadTime)
-}
-
 // upload puts the value, if it is large, into the object store, as often as it
 // takes, unless the condition does not hold. Its change refers to the object then.
 func (w *write) upload(ctx context.Context) error {

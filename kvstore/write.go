@@ -52,11 +52,11 @@ func (w *write) run(ctx context.Context) (Revision, error) {
 	ctx, cancel := w.change.limit(ctx)
 	defer cancel()
 	if err := w.upload(ctx); err != nil {
-		return 0, err
+		return 0, w.change.lapse(err)
 	}
 	revision, err := w.carry(ctx)
 	w.tidy(err)
-	return revision, err
+	return revision, w.change.lapse(err)
 }
 
 func (w *write) carry(ctx context.Context) (Revision, error) {
@@ -77,6 +77,9 @@ func (w *write) repeat(
 		}
 		if err != nil {
 			return 0, w.giveUp(err)
+		}
+		if w.change.late() {
+			return 0, w.giveUp(errLate)
 		}
 		revision, err := try(ctx, epoch)
 		switch {
@@ -175,6 +178,8 @@ func (w *write) giveUp(cause error) error {
 		return fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, cause)
 	case errors.Is(cause, ErrClosed):
 		return cause
+	case errors.Is(cause, errLate) && w.last == nil:
+		return w.change.expired()
 	case w.last != nil:
 		return fmt.Errorf("kvstore: %w: %w", w.last, cause)
 	}

@@ -48,6 +48,7 @@ type index struct {
 	current     int               // records of this epoch
 	unconfirmed map[string]uint64 // revisions applied ahead of the feed
 	foreign     map[string]uint64 // epochs, by subjects that are no keys
+	leavers     leavers
 	watchers    map[*watcher]struct{}
 	told        []Event        // of a batch that is being applied
 	objects     map[string]int // how many records refer to an object
@@ -84,7 +85,7 @@ func newIndex(c *cache) *index {
 		ordered: newTree(byKey), deadlines: newTree(byDue),
 		unconfirmed: make(map[string]uint64), foreign: make(map[string]uint64),
 		watchers: make(map[*watcher]struct{}), followers: make(map[*follower]struct{}),
-		objects: make(map[string]int), wake: make(chan struct{}, 1),
+		objects: make(map[string]int), wake: make(chan struct{}, 1), leavers: newLeavers(time.Now().UnixMilli()),
 	}
 }
 
@@ -271,6 +272,9 @@ func (x *index) drop(r *record) {
 }
 
 func (x *index) count(r *record, by int64) {
+	if hides := r.particulars().hides; hides != 0 {
+		x.leavers.add(hides, int(by))
+	}
 	if r.hidden() {
 		x.counts.hidden.Add(by)
 		return
@@ -318,7 +322,7 @@ func (x *index) Tally(now time.Time) replication.Tally {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t := replication.Tally{Most: x.records.size + len(x.foreign)}
-	t.Least = t.Most - len(x.unconfirmed) - x.leaving(now.UnixMilli())
+	t.Least = t.Most - len(x.unconfirmed) - x.leavers.count(now.UnixMilli())
 	for key, revision := range x.unconfirmed {
 		if r := x.records.find(key); r == nil || r.leaving(now.UnixMilli()) {
 			continue // it may have gone before the feed could tell of it
@@ -328,18 +332,6 @@ func (x *index) Tally(now time.Time) replication.Tally {
 		}
 	}
 	return t
-}
-
-// leaving counts the records that the log may have removed at now.
-func (x *index) leaving(now int64) int {
-	n := 0
-	x.deadlines.Scan(func(r *record) bool {
-		if r.leaving(now) {
-			n++
-		}
-		return r.rare.due <= now+retention+1000
-	})
-	return n
 }
 
 // schedule notes when the index has to look at a record: when it expires, and

@@ -21,7 +21,8 @@ type Store struct {
 	index   *index
 	cache   *cache
 	flights flights
-	own     bool // the server
+	turns   turns // of updates
+	own     bool  // the server
 
 	inlineBytes int64      // of Options
 	level       Durability // of the server, if it is ours

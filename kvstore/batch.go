@@ -97,6 +97,7 @@ func (s *Store) newBatch(ops []Op) (*batch, error) {
 		size += len(c.value)
 		c.always = true
 		b.change.join(c)
+		b.change.batch += 2 * len(c.value) // the server stages it, and then stores it
 		b.parts = append(b.parts, &write{store: s, change: c, id: b.id})
 	}
 	if size > maxBatchBytes {
@@ -216,7 +217,7 @@ func (b *batch) resolve(ctx context.Context, epoch uint64) (uint64, error) {
 			b.await(ctx, last)
 			return last, nil
 		}
-		conditional = conditional || w.change.condition.kind != unconditional
+		conditional = conditional || w.change.once()
 		moved = moved && w.answer.revision != w.before
 	}
 	if conditional && moved && (b.appended || b.store.unsettled()) {

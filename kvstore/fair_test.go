@@ -128,6 +128,41 @@ func TestHotKeyIsLoadedOnce(t *testing.T) {
 	}
 }
 
+// A load that takes longer than the key keeps its value ends nevertheless.
+func TestHotKeyIsLoadedSlowly(t *testing.T) {
+	const reads = 20
+	inLab(t, func(l *lab) {
+		writer, _ := l.open(Options{})
+		l.put(writer, "hot", "0")
+		s, w := l.open(Options{CacheBytes: -1})
+		w.delay.Store(int64(5 * time.Millisecond))
+		ctx, stop := context.WithCancel(l.ctx)
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				l.put(writer, "hot", strconv.Itoa(n))
+				time.Sleep(time.Millisecond)
+			}
+		})
+		last := Revision(0)
+		for range reads {
+			ctx, cancel := context.WithTimeout(l.ctx, time.Minute)
+			e, err := s.Get(ctx, "hot")
+			cancel()
+			if err != nil || e.Revision() < last {
+				t.Fatalf("revision %d, %v, after %d", e.Revision(), err, last)
+			}
+			last = e.Revision()
+			time.Sleep(10 * time.Millisecond)
+		}
+		stop()
+		writing.Wait()
+		if t.Logf("%d loads for %d reads", s.Stats().Loads, reads); s.Stats().Loads > 2*reads {
+			t.Errorf("%d loads for %d reads", s.Stats().Loads, reads)
+		}
+	})
+}
+
 // Those who update one key of a Store all the time come equally often.
 func TestUpdatesTakeTurns(t *testing.T) {
 	const workers, updates = 8, 4000

@@ -210,6 +210,7 @@ func (x *index) set(old, r *record, value []byte) {
 	now := time.Now().UnixMilli()
 	wasVisible := false
 	if old != nil {
+		x.retire(old, r)
 		wasVisible = !old.hidden()
 		x.cache.release(old)
 		x.unschedule(old)
@@ -285,6 +286,18 @@ func (x *index) count(r *record, by int64) {
 		if x.objects[l.Name] == 0 {
 			delete(x.objects, l.Name)
 		}
+	}
+}
+
+// retire notes that the object of a record is not needed any more, because r has
+// replaced the record in the log.
+func (x *index) retire(old, r *record) {
+	l := old.large()
+	if l == nil || x.store == nil || old.epoch != r.epoch || old.revision >= r.revision {
+		return
+	}
+	if is := r.large(); is == nil || is.Name != l.Name {
+		x.store.sweeper.retire(l.Name, time.Now())
 	}
 }
 

@@ -141,6 +141,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) shutDown() error {
+	s.removeAll()
 	s.stop()
 	s.feed.Close()
 	s.log.Close()

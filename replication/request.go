@@ -165,7 +165,8 @@ func (r *requester) begin() (*call, error) {
 	}
 	r.next++
 	c.number, c.waiting, c.since = r.next, true, r.ticks
-	c.msg.Reply = r.inbox + strconv.FormatUint(r.next, 36)
+	var reply [64]byte
+	c.msg.Reply = string(strconv.AppendUint(append(reply[:0], r.inbox...), r.next, 36))
 	r.calls[r.next] = c
 	r.startTicking()
 	return c, nil

@@ -98,7 +98,7 @@ func (s *Store) newBatch(ops []Op) (*batch, error) {
 		c.always = true
 		b.change.join(c)
 		b.change.batch += 2 * len(c.value) // the server stages it, and then stores it
-		b.parts = append(b.parts, &write{store: s, change: c, id: b.id})
+		b.parts = append(b.parts, &write{store: s, change: c, id: b.id, of: b})
 	}
 	if size > maxBatchBytes {
 		return nil, fmt.Errorf("kvstore: %w: a batch with %d bytes of values, the most is %d", ErrTooLarge, size, maxBatchBytes)
@@ -111,19 +111,30 @@ func (c *change) join(part *change) {
 	if part.expires != 0 && (c.expires == 0 || part.expires < c.expires) {
 		c.key, c.expires = part.key, part.expires
 	}
-	if part.body != nil {
-		c.body = part.body
-	}
 }
 
 func (b *batch) run(ctx context.Context) (Revision, error) {
-	ctx, cancel := b.change.limit(ctx)
+	b.allowed.begin(b.store.writeTimeout)
+	defer b.allowed.end()
+	ctx, stop := b.change.lifetime(ctx)
+	defer stop()
+	ctx, cancel := b.limit(ctx)
 	defer cancel()
 	revision, err := b.carry(ctx)
 	for _, w := range b.parts {
 		w.tidy(err)
 	}
 	return revision, b.change.lapse(err)
+}
+
+// limit bounds the time of a batch with large values.
+func (b *batch) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	for _, w := range b.parts {
+		if w.change.body != nil {
+			return w.limit(ctx)
+		}
+	}
+	return b.bound(ctx), func() {}
 }
 
 func (b *batch) carry(ctx context.Context) (Revision, error) {

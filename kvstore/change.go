@@ -38,18 +38,15 @@ func (c *change) once() bool { return c.condition.kind != unconditional || c.obj
 // any more.
 func (c *change) late() bool { return c.expires != 0 && time.Now().UnixMilli() >= c.expires }
 
-// limit ends the write when its entry expires, and one of a large value after
-// uploadTime.
-func (c *change) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	var cancel context.CancelFunc = func() {}
-	if c.body != nil {
-		ctx, cancel = context.WithTimeout(ctx, uploadTime)
-	}
+// lifetime ends the write when its entry expires. The context has no deadline for
+// that: Options.WriteTimeout applies nevertheless.
+func (c *change) lifetime(ctx context.Context) (context.Context, func()) {
 	if c.expires == 0 {
-		return ctx, cancel
+		return ctx, func() {}
 	}
-	ctx, stop := context.WithDeadlineCause(ctx, time.UnixMilli(c.expires), errLate)
-	return ctx, func() { stop(); cancel() }
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(time.Until(time.UnixMilli(c.expires)), func() { cancel(errLate) })
+	return ctx, func() { timer.Stop(); cancel(nil) }
 }
 
 // lapse returns the error of a write that ended with err, maybe after its entry had
@@ -61,8 +58,14 @@ func (c *change) lapse(err error) error {
 		return err
 	case err == nil:
 		return c.expired()
-	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrOverloaded), errors.Is(err, ErrIndeterminate):
-		return fmt.Errorf("%w: %w", c.expired(), err)
+	}
+	for _, why := range []error{ErrIndeterminate, ErrOverloaded, ErrUnavailable} {
+		if errors.Is(err, why) && errors.Is(err, errLate) {
+			return fmt.Errorf("%w: %w", c.expired(), why) // it was not the caller who ended it
+		}
+		if errors.Is(err, why) {
+			return fmt.Errorf("%w: %w", c.expired(), err)
+		}
 	}
 	return err
 }
@@ -92,6 +95,7 @@ type known struct {
 	hides    int64  // until when that record hides what lies beneath it; 0: for ever
 	object   string // name of the object that the record refers to; "": none
 	sure     bool   // the log's leader has just said so
+	aged     bool   // it is invisible because of the age limit of the log, as far as that is known
 }
 
 func knownFrom(m *replication.Message, now int64) known {
@@ -110,6 +114,7 @@ func (x *index) lookUp(key string) known {
 		return known{}
 	}
 	k := known{revision: r.revision, visible: r.visible(), hides: r.particulars().hides}
+	k.aged = !k.visible && r.particulars().aged
 	if l := r.large(); l != nil {
 		k.object = l.Name
 	}
@@ -154,7 +159,7 @@ func (c *change) check(k known) (step, replication.Expectation) {
 	exactly := replication.Expectation{Set: true, Revision: k.revision}
 	switch c.condition.kind {
 	case ifAbsent:
-		if k.visible {
+		if k.visible || k.aged {
 			return refuse(k), exactly
 		}
 		return stepAppend, exactly
@@ -163,6 +168,8 @@ func (c *change) check(k known) (step, replication.Expectation) {
 		switch {
 		case k.revision == want && k.visible:
 			return stepAppend, exactly
+		case k.revision == want && k.aged:
+			return refuse(k), exactly
 		case k.revision >= want:
 			return stepConflict, exactly // revisions only grow
 		}

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -156,7 +157,7 @@ func (s *Store) remove(ctx context.Context, name string) bool {
 		return false // the log is not what it was when this was noted
 	}
 	err := s.log.Objects().Remove(ctx, name)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrForbidden) {
 		s.logger.Warn("nearkv: a large value that is not needed any more cannot be removed", "object", name, "error", err)
 	}
 	return err == nil

@@ -64,7 +64,7 @@ func OnProgress(f func(done int)) ProgressOption { return onProgress(f) }
 // writes are numbered from 0 in the order in which they were given. All before
 // Index are in the log, that of Index is not, and of those behind it only those
 // in Also are: to go on, begin at Index. What is not in may be nevertheless if
-// the error is ErrIndeterminate.
+// the error is ErrIndeterminate, or, where nobody can see it, ErrExpired.
 type BulkError struct {
 	Index int
 	Key   string
@@ -87,6 +87,9 @@ func (e *BulkError) Unwrap() error { return e.Err }
 // without expiry and of up to 4 KiB is not answered one by one: of these at most
 // 4,096 are under way. When PutAll returns this replica has applied what is in,
 // unless the context has ended.
+//
+// A TTL counts from when its pair is asked for. A pair that expires before the log
+// has acknowledged it counts as not in, with ErrExpired.
 //
 // With the first error it asks for no more pairs, and waits for what is under
 // way. The error is a *BulkError, which tells what is in; it is that of Put.
@@ -154,6 +157,7 @@ type bulk struct {
 	told     time.Time
 	some     chan struct{} // of capacity 1: it is worth looking again
 	plain    int           // writes in a row that a run could take
+	lapse    bool          // entries that expire on the way are left out
 	run      *run          // the one that takes more; nil: none
 
 	mu     sync.Mutex // held for moments only
@@ -161,6 +165,8 @@ type bulk struct {
 	next   int        // the write to be sent
 	first  int        // all before it are in
 	also   map[int]bool
+	lapsed int // entries of an import that expired on the way
+	gone   int // writes that were left out for that
 	failed map[int]failedWrite
 	flight map[string]int // writes under way by their keys, without those of runs
 	bytes  int            // of their values
@@ -233,7 +239,7 @@ func (b *bulk) room(c *change) bool {
 func (b *bulk) await(ready func() bool) error {
 	for {
 		b.mu.Lock()
-		ok, stop, n := ready(), len(b.failed) > 0, b.first+len(b.also)
+		ok, stop, n := ready(), len(b.failed) > 0, b.first+len(b.also)-b.gone
 		b.mu.Unlock()
 		if time.Since(b.told) >= progressEvery {
 			b.told = time.Now()
@@ -290,9 +296,11 @@ func (b *bulk) start(i int, w *write) bool {
 	if b.store.backend.disk.doubt.Load() || w.change.body != nil {
 		return false
 	}
+	ctx, stop := w.change.lifetime(b.writes)
+	defer stop()
 	w.allowed.begin(b.store.writeTimeout)
-	epoch, err := w.attach(b.writes)
-	if err != nil {
+	epoch, err := w.attach(ctx)
+	if err != nil || w.change.late() {
 		return false
 	}
 	w.allowed.end()
@@ -306,7 +314,7 @@ func (b *bulk) start(i int, w *write) bool {
 		switch {
 		case err == nil && w.apply(epoch, revision, rec):
 			w.tidy(nil)
-			b.ended(i, w.change, nil)
+			b.ended(i, w.change, w.change.lapse(nil))
 			return
 		case err == nil || errors.Is(err, replication.ErrUncertain):
 			w.uncertain(k.revision) // if it is in a log that is no more, or another has it: that will be found out
@@ -325,8 +333,22 @@ func (b *bulk) finish(i int, w *write) {
 	go func() {
 		defer b.store.work.Done()
 		_, err := w.run(b.writes)
+		if b.lapse && w.change.orDelete && errors.Is(err, ErrExpired) {
+			err = b.deleteInstead(w.change)
+		}
 		b.ended(i, w.change, err)
 	}()
+}
+
+// deleteInstead deletes the key of an entry that has expired before it was written:
+// the value that the key has may be an earlier one of the same file.
+func (b *bulk) deleteInstead(c *change) error {
+	w := &write{store: b.store, change: &change{key: c.key, op: codec.OpDelete, keep: c.keep}}
+	_, err := w.run(b.writes)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lapsed++
+	return err
 }
 
 func (b *bulk) ended(i int, c *change, err error) {
@@ -339,6 +361,11 @@ func (b *bulk) ended(i int, c *change, err error) {
 	}
 	delete(b.flight, c.key)
 	b.bytes -= c.size()
+	if b.lapse && errors.Is(err, ErrExpired) {
+		b.lapsed++
+		b.gone++
+		err = nil
+	}
 	if err != nil {
 		b.failed[i] = failedWrite{c.key, err}
 	} else {
@@ -397,10 +424,18 @@ func (b *bulk) abandon(cause error) {
 	}
 }
 
+// expiredOnTheWay returns how many entries of an import have expired before they were
+// written.
+func (b *bulk) expiredOnTheWay() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lapsed
+}
+
 func (b *bulk) result() (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.first + len(b.also)
+	n := b.first + len(b.also) - b.gone
 	if len(b.failed) == 0 {
 		return n, nil
 	}

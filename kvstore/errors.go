@@ -81,6 +81,11 @@ var (
 	ErrReadOnly = errors.New("kvstore: directory cannot be written")
 	// ErrNotEmpty: an import with OnlyIfEmpty found keys. Nothing was written.
 	ErrNotEmpty = errors.New("kvstore: namespace is not empty")
+	// ErrExpired: the entry expired before the log acknowledged it, so no reader can
+	// see it, and a lock that it was to be is not held. If the call also returns a
+	// Revision, the entry is in the log and has replaced what the key had. If the
+	// error is an ErrIndeterminate too, that may be so. Otherwise nothing was written.
+	ErrExpired = errors.New("kvstore: the entry expired before the log acknowledged it")
 	// ErrClosed: the Store was closed.
 	ErrClosed = errors.New("kvstore: store closed")
 )

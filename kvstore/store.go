@@ -22,7 +22,8 @@ type Store struct {
 	index   *index
 	cache   *cache
 	flights flights
-	own     bool // the server
+	turns   turns // of updates
+	own     bool  // the server
 
 	inlineBytes  int64         // of Options
 	writeTimeout time.Duration // of Options
@@ -148,6 +149,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) shutDown() error {
+	s.removeAll()
 	s.stop()
 	s.feed.Close()
 	s.log.Close()

@@ -89,7 +89,12 @@ type watcher struct {
 	order   []place    // of pending, oldest first; some have been given up
 	places  uint64     // so many have been given out
 	pending map[string]pending
+	most    int // so many have been pending at a time since pending was made
 }
+
+// watchSpare is how many places that were given up a watcher keeps at least, and
+// how many changes it has room for when nothing is pending.
+const watchSpare = 64
 
 // place is a key's in the order of its watcher.
 type place struct {
@@ -157,11 +162,28 @@ func (w *watcher) offer(events []Event, batch bool) {
 		}
 		w.pending[key] = pending{e, p.place}
 	}
+	w.most = max(w.most, len(w.pending))
+	w.compact()
 	w.mu.Unlock()
 	select {
 	case w.ready <- struct{}{}:
 	default: // it is awake
 	}
+}
+
+// compact forgets the places that were given up, when they are more than the others.
+// It needs mu.
+func (w *watcher) compact() {
+	if len(w.order) <= 2*len(w.pending)+watchSpare {
+		return
+	}
+	order := make([]place, 0, len(w.pending)+watchSpare)
+	for _, p := range w.order {
+		if w.pending[p.key].place == p.number {
+			order = append(order, p)
+		}
+	}
+	w.order = order
 }
 
 // take returns the oldest pending change.
@@ -177,6 +199,9 @@ func (w *watcher) take() (Event, bool) {
 		}
 	}
 	w.order = nil // gives the memory back
+	if w.most > watchSpare {
+		w.pending, w.most = make(map[string]pending), 0
+	}
 	return Event{}, false
 }
 

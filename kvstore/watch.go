@@ -62,7 +62,7 @@ type Event struct {
 func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := codec.CheckPrefix(prefix); err != nil {
-			yield(Event{}, err)
+			yield(Event{}, failed("watch", "", err))
 			return
 		}
 		w := &watcher{store: s, prefix: prefix, pending: make(map[string]pending), ready: make(chan struct{}, 1)}

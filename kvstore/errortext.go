@@ -35,9 +35,10 @@ func (e *callError) Error() string {
 	text, begin := plain(e.err), e.call
 	if e.key != "" {
 		key := fmt.Sprintf("%.64q", e.key)
-		if begin += " " + key; strings.Contains(text, key) {
-			begin = e.call
+		if strings.Contains(text, key) {
+			return "kvstore: " + text
 		}
+		begin += " " + key
 	}
 	if text == begin || strings.HasPrefix(text, begin+": ") {
 		return "kvstore: " + text

@@ -82,6 +82,7 @@ func connOptions(namespace string) []nats.Option {
 	return []nats.Option{
 		nats.Name("nearkv " + namespace),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // a password may be refused while it is changed; Open looks by itself
 		nats.ReconnectBufSize(-1),
 		nats.CustomReconnectDelay(reconnectDelay),
 		nats.PingInterval(5 * time.Second),

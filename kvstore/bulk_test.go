@@ -237,7 +237,7 @@ func TestPutAllEnds(t *testing.T) {
 					for i := 0; yield(kvstore.Pair{Key: fmt.Sprint(i)}); i++ {
 						if i == 10_000 {
 							server.SetDown(true)
-							time.AfterFunc(time.Minute, end)
+							time.AfterFunc(5*time.Second, end) // before WriteTimeout does
 						}
 					}
 				})

@@ -1014,6 +1014,8 @@ func TestRestore(t *testing.T) {
 // it the Store holds what the log holds, and those who watch it know.
 func TestRandomHarm(t *testing.T) {
 	inBubble(t, func(b bubble) {
+		began := time.Now()
+		defer func() { t.Logf("soak: harms=%d virtual_seconds=%d", 12*30, int(time.Since(began).Seconds())) }()
 		for seed := range uint64(12) {
 			b.labOnDisk(fmt.Sprintf("seed %d of %d", seed, *faultSeed), func(l *lab) {
 				random := rand.New(rand.NewPCG(seed, *faultSeed))

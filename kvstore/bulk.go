@@ -73,7 +73,7 @@ type BulkError struct {
 }
 
 func (e *BulkError) Error() string {
-	return fmt.Sprintf("write %d, of %.64q: %v", e.Index, e.Key, e.Err)
+	return fmt.Sprintf("kvstore: write %d, of %.64q: %s", e.Index, e.Key, plain(e.Err))
 }
 
 func (e *BulkError) Unwrap() error { return e.Err }
@@ -122,7 +122,7 @@ func (s *Store) DeleteAll(ctx context.Context, keys iter.Seq[string], opts ...Bu
 // are those of DeleteAll and of Sync, and ErrInvalidKey for the prefix.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string, opts ...BulkOption) (int, error) {
 	if err := codec.CheckPrefix(prefix); err != nil {
-		return 0, err
+		return 0, failed("delete prefix", "", err)
 	}
 	if err := s.syncForWrite(ctx); err != nil {
 		return 0, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
 )
 
 // ExportInfo tells what was exported.
@@ -167,7 +168,7 @@ func (e *export) pause(ctx context.Context, tries int) error {
 	case <-time.After(time.Duration(min(1+tries, 20)) * time.Millisecond):
 		return nil
 	case <-ctx.Done():
-		return unsent(context.Cause(ctx))
+		return unsent(replication.Ended(ctx))
 	case <-e.store.done:
 		return ErrClosed
 	}
@@ -310,7 +311,7 @@ func (w *window) flush() error {
 	}
 	w.items, w.size = w.items[:0], 0
 	if w.ctx.Err() != nil {
-		return unsent(context.Cause(w.ctx))
+		return unsent(replication.Ended(w.ctx))
 	}
 	return nil
 }

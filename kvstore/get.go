@@ -216,10 +216,12 @@ func (s *Store) Sync(ctx context.Context) error {
 			return nil
 		case s.closed.Load():
 			return ErrClosed
-		case ctx.Err() != nil && errors.Is(err, ErrUnavailable):
+		case replication.Lasting(err), ctx.Err() != nil && errors.Is(err, ctx.Err()) && errors.Is(err, ErrUnavailable):
 			return fmt.Errorf("kvstore: sync: %w", err)
-		case ctx.Err() != nil:
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			return fmt.Errorf("kvstore: sync: %w: %w", ErrUnavailable, err)
+		case ctx.Err() != nil:
+			return fmt.Errorf("kvstore: sync: %w: %w: %w", ErrUnavailable, err, replication.Ended(ctx))
 		}
 		_ = retry.Wait(ctx, s.done)
 	}

@@ -32,7 +32,8 @@ const (
 type index struct {
 	records *keyMap
 	cache   *cache
-	store   *Store // for those who read large values
+	store   *Store                  // for those who read large values
+	witness atomic.Pointer[witness] // nil: there is none
 
 	// snapshot is a copy of ordered that is as new as ordered, or nil.
 	snapshot atomic.Pointer[tree]
@@ -55,7 +56,8 @@ type index struct {
 	closed      bool
 	wake        chan struct{} // of capacity 1: an earlier deadline than before
 
-	unsure int // damaged records of which only the server knows for how long it keeps them
+	unsure    int // damaged records of which only the server knows for how long it keeps them
+	permanent int // records that the log keeps forever
 
 	counts counts
 }
@@ -276,8 +278,11 @@ func (x *index) drop(r *record) {
 }
 
 func (x *index) count(r *record, by int64) {
-	if r.particulars().unsure {
+	switch p := r.particulars(); {
+	case p.unsure:
 		x.unsure += int(by)
+	case p.hides == 0:
+		x.permanent += int(by)
 	}
 	if r.hidden() {
 		x.counts.hidden.Add(by)

@@ -132,12 +132,16 @@ func (b *body) reader() (io.Reader, error) {
 	return b.rest, nil
 }
 
-// limit bounds the time of a change of which the value is large.
-func (c *change) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	if c.body == nil {
+// limit bounds the time of a write of which the value is large.
+func (w *write) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if w.change.body == nil {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, uploadTime)
+	ctx, cancel := context.WithTimeout(w.bound(ctx), uploadTime)
+	if a := w.allowance(); a.ctx != nil {
+		a.ctx = ctx
+	}
+	return ctx, cancel
 }
 
 // upload puts the value, if it is large, into the object store, as often as it
@@ -174,7 +178,7 @@ func isReadError(err error) bool {
 
 func (w *write) uploadOnce(ctx context.Context) error {
 	if _, err := w.attach(ctx); err != nil {
-		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
+		if errors.Is(err, ErrReadOnly) || replication.Lasting(err) {
 			return err
 		}
 		return w.giveUp(err)
@@ -183,7 +187,7 @@ func (w *write) uploadOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("kvstore: %w", errors.Join(err, w.last))
 	}
-	object, err := w.store.log.Objects().Put(ctx, r)
+	object, err := w.store.log.Objects().Put(ctx, w.allowance().read(r))
 	if err != nil {
 		return fmt.Errorf("kvstore: %w", err)
 	}

@@ -56,6 +56,9 @@ func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
 		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrClosed) {
 			return value, err
 		}
+		if replication.Lasting(err) {
+			return "", fmt.Errorf("kvstore: load %.64q: %w", r.key(), err)
+		}
 		if ended := retry.Wait(ctx, s.done); ended != nil {
 			if s.closed.Load() {
 				return "", ErrClosed

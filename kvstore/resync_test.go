@@ -263,7 +263,7 @@ func (l *lab) log() map[string]seen {
 func (l *lab) content(s *Store) map[string]seen {
 	l.t.Helper()
 	content := make(map[string]seen)
-	for info := range s.Keys("") {
+	for _, info := range keysOf(l.t, s, "") {
 		e, err := s.Get(l.ctx, info.Name)
 		l.must(err)
 		content[info.Name] = seen{e.Revision(), e.Text()}

@@ -31,6 +31,9 @@ type Replica interface {
 	// Holds reports whether the replica holds a record, or one that is newer than
 	// upTo. It is asked about records up to upTo that the log tells of again.
 	Holds(m *Message, upTo uint64) bool
+	// Applied is called when the replica has been given all that has arrived, up to at,
+	// and is Live.
+	Applied(at Position)
 	// Tally says what the replica believes to be in the log. now is a moment by
 	// the server's clock.
 	Tally(now time.Time) Tally
@@ -63,8 +66,11 @@ type Feed struct {
 
 	mu       sync.Mutex // held for moments only
 	status   Status
+	loss     string // what the log lacks; "": nothing
 	epoch    uint64
 	attached chan struct{} // closed while the log is followed
+	refused  error         // what keeps the log from being followed and does not pass by itself; nil: nothing does
+	refusal  chan struct{} // closed while there is such an error
 	changed  chan struct{} // closed, and renewed, when the state changes
 	waiters  map[chan struct{}]uint64
 }
@@ -76,7 +82,7 @@ func (l *Log) Follow(r Replica) *Feed {
 		log: l, replica: r, stop: stop, done: make(chan struct{}),
 		nudges: make(chan struct{}, 1), doubts: make(chan string, 1),
 		status:   Status{State: Syncing, Since: time.Now(), Reason: "not connected yet"},
-		attached: make(chan struct{}), changed: make(chan struct{}), waiters: make(map[chan struct{}]uint64),
+		attached: make(chan struct{}), refusal: make(chan struct{}), changed: make(chan struct{}), waiters: make(map[chan struct{}]uint64),
 	}
 	go f.run(ctx)
 	return f
@@ -93,6 +99,10 @@ func (f *Feed) run(ctx context.Context) {
 	retry := NewBackoff()
 	for ctx.Err() == nil {
 		down, err := f.log.link.wait(ctx)
+		if errors.Is(err, ErrDisconnected) {
+			f.detached(err)
+			<-ctx.Done()
+		}
 		if err != nil {
 			break
 		}
@@ -106,7 +116,7 @@ func (f *Feed) run(ctx context.Context) {
 			}
 		}
 		f.detached(err)
-		_ = retry.Wait(ctx, nil)
+		f.rest(ctx, retry, err)
 	}
 	f.setState(Closed, "")
 }
@@ -323,8 +333,15 @@ func (f *Feed) receive(t *tap, m *nats.Msg) error {
 	}
 	if err == nil {
 		f.pursue(t)
+		f.tellApplied()
 	}
 	return err
+}
+
+func (f *Feed) tellApplied() {
+	if f.cursor.live {
+		f.replica.Applied(Position{f.cursor.at.Incarnation, f.cursor.visible()})
+	}
 }
 
 // pursue asks for what ends the keeping back of records.
@@ -606,6 +623,7 @@ func (f *Feed) setAttached() {
 	defer f.mu.Unlock()
 	f.epoch = f.cursor.epoch
 	f.status.Applied = f.cursor.at
+	f.refuse(nil)
 	close(f.attached)
 }
 
@@ -615,14 +633,10 @@ func (f *Feed) detached(err error) {
 	if closed(f.attached) {
 		f.attached = make(chan struct{})
 	}
+	f.refuse(err)
 	f.mu.Unlock()
-	switch {
-	case errors.Is(err, errAgain):
-		f.setState(Syncing, "following the log again")
-	case errors.Is(err, ErrNoStream), errors.Is(err, ErrUnsupported):
-		f.setState(Degraded, err.Error())
-	case err != nil && !errors.Is(err, ErrClosed):
-		f.setState(Stale, err.Error())
+	if s, reason, ok := standing(err); ok {
+		f.setState(s, reason)
 	}
 }
 
@@ -631,6 +645,9 @@ func (f *Feed) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.status
+	if s.State == Live && f.loss != "" {
+		s.State, s.Reason = Degraded, f.loss
+	}
 	s.Applied.Sequence = f.applied.Load()
 	s.Head = max(f.head.Load(), s.Applied.Sequence)
 	return s
@@ -648,6 +665,14 @@ func (f *Feed) freshen(at time.Time) {
 	if at.After(f.status.Fresh) {
 		f.status.Fresh = at
 	}
+}
+
+// Lose notes that the log lacks records that it should have. The feed is Degraded
+// where it would be Live.
+func (f *Feed) Lose(reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loss = reason
 }
 
 // Doubt makes the feed read the whole log again, because the caller has seen

@@ -79,7 +79,7 @@ func (l *Log) parseNext(m *nats.Msg) (exists bool, err error) {
 }
 
 func (l *Log) loadDirect(ctx context.Context, query []byte) (Message, error) {
-	m, err := l.requests.do(ctx, "$JS.API.DIRECT.GET."+l.stream, nil, query)
+	m, err := l.requests.do(ctx, l.api("DIRECT.GET."+l.stream), nil, query)
 	if err != nil {
 		return Message{}, unanswered(err)
 	}
@@ -141,7 +141,7 @@ func (l *Log) loadStored(ctx context.Context, stream string, query []byte) (stor
 
 // leaderSubject is where the leader of a stream is asked for a message. It answers
 // when it is not storing a batch.
-func (l *Log) leaderSubject(stream string) string { return "$JS.API.STREAM.MSG.GET." + stream }
+func (l *Log) leaderSubject(stream string) string { return l.api("STREAM.MSG.GET." + stream) }
 
 func parseStored(data []byte, stream string) (stored, error) {
 	var reply struct {
@@ -157,10 +157,10 @@ func parseStored(data []byte, stream string) (stored, error) {
 	return reply.Message, nil
 }
 
-// unanswered makes every failure to get an answer ErrUnavailable: reading can
-// be repeated.
+// unanswered makes every failure to get an answer ErrUnavailable, unless it is one
+// that lasts: reading can be repeated.
 func unanswered(err error) error {
-	if errors.Is(err, ErrUnavailable) {
+	if errors.Is(err, ErrUnavailable) || Lasting(err) {
 		return fmt.Errorf("replication: %w", err)
 	}
 	return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)

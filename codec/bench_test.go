@@ -99,7 +99,7 @@ func BenchmarkMsgPack(b *testing.B) {
 		b.ReportAllocs()
 		b.SetBytes(int64(len(data)))
 		for b.Loop() {
-			if _, err := scanMsgPack(data); err != nil {
+			if _, err := scanMsgPack(data, layoutOf[any](&msgPackDialect)); err != nil {
 				b.Fatal(err)
 			}
 		}

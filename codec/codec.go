@@ -38,7 +38,8 @@ func (text) Append(dst []byte, v string) ([]byte, error) { return append(dst, v.
 func (text) Decode(data []byte) (string, error) { return string(data), nil }
 
 // JSON is the codec of encoding/json. It writes compact JSON in which < > & are not escaped.
-// In a T of type any all numbers are decoded to float64.
+// In a T of type any all numbers are decoded to float64. Decode refuses data that would need more memory than 64 MiB and
+// 32 bytes for each byte of the data (ErrExpands), not counting what T's own unmarshalers allocate, and Append refuses to write it.
 func JSON[T any]() Codec[T] { return jsonCodec[T]{} }
 
 type jsonCodec[T any] struct{}
@@ -46,6 +47,9 @@ type jsonCodec[T any] struct{}
 func (jsonCodec[T]) Append(dst []byte, v T) ([]byte, error) {
 	// By pointer, so that marshalers with a pointer receiver are found.
 	out, err := marshalJSON(dst, &v)
+	if err == nil {
+		err = meterJSON(out[len(dst):], layoutOf[T](&jsonDialect))
+	}
 	if err != nil {
 		return dst, fmt.Errorf("encode %T as JSON: %w", v, err)
 	}
@@ -54,7 +58,11 @@ func (jsonCodec[T]) Append(dst []byte, v T) ([]byte, error) {
 
 func (jsonCodec[T]) Decode(data []byte) (T, error) {
 	var v, zero T
-	if err := json.Unmarshal(data, &v); err != nil {
+	err := meterJSON(data, layoutOf[T](&jsonDialect))
+	if err == nil {
+		err = json.Unmarshal(data, &v)
+	}
+	if err != nil {
 		return zero, fmt.Errorf("decode %T from JSON: %w", zero, err)
 	}
 	return v, nil

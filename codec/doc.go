@@ -20,8 +20,10 @@
 //
 // # Records
 //
-// The payload of a message is the value as it is. Headers exist only when there is something to say:
+// The payload of a message is the value as it is. Headers exist only when there is something to say, or when the log is
+// a file (see [PlainHeader]):
 //
+//	KV-Format      1: the message is a record; it says nothing else
 //	KV-Operation   DEL: a tombstone. PURGE, and any message with Nats-Marker-Reason, are read as one, too
 //	KV-Metadata    compact JSON, at most MaxMetadataLen bytes, not HTML-escaped
 //	KV-Expires     until when the record is visible, in unix milliseconds
@@ -33,7 +35,7 @@
 //
 // Names match exactly, with their case; an empty value says nothing; of a repeated header the last value counts,
 // except that of Nats-TTL it is the first, because that is the one that nats-server goes by. Other headers are ignored.
-// (TestRecordRoundTrip, TestDecodeRecord, TestDecodeDamagedRecord, TestDecodeTTL)
+// (TestRecordRoundTrip, TestPlainHeader, TestDecodeRecord, TestDecodeDamagedRecord, TestDecodeTTL)
 //
 // # Values
 //
@@ -72,8 +74,9 @@
 // # Hostile input
 //
 // Whoever may write to a stream may write anything. [Key], [DecodeRecord] and every [Codec.Decode] of this package
-// answer any input with a value or an error: they do not panic, do not recurse without bound, and do not allocate
-// more than a multiple of what they are given. So do the readers of archives and of bulk JSON, which hold no more than a
-// block, or an element. (FuzzSubjectDecode, FuzzDecodeRecord, FuzzMsgPackDecode, TestMsgPackHostile, FuzzReadArchive,
-// FuzzReadBulk, TestReadBulkEndless)
+// answer any input with a value or an error: they do not panic, do not recurse without bound, and do not need more
+// memory than a multiple of what they are given: 64 MiB and 32 bytes for each byte ([ErrExpands]). Growing slices copies:
+// all that is allocated, one after the other, can be three times that. So do the readers of archives and of bulk JSON, which hold no more than a
+// block, or an element. (FuzzSubjectDecode, FuzzDecodeRecord, FuzzMsgPackDecode, TestMsgPackHostile,
+// TestDecodingIsBounded, TestHonestValuesFit, FuzzMsgPackMemory, FuzzJSONMemory, FuzzReadArchive, FuzzReadBulk, TestReadBulkEndless)
 package codec

@@ -18,9 +18,10 @@ import (
 // of T is cut off, as in a Go conversion.
 //
 // Decode refuses what could harm the process: data that announces more than there is, values nested deeper than
-// 10,000, and extension types other than the timestamp. Append refuses to write these, so that what was written can be
-// read; the tag option "intern" is therefore of no use. Decoding allocates at most a multiple of the length of
-// the data that depends on T. A panic while decoding, also of an unmarshaler of T, is returned as an error.
+// 10,000, extension types other than the timestamp, and data that would need more memory than 64 MiB and 32 bytes for
+// each byte of the data (ErrExpands), such as millions of nils for large structs. What T's own unmarshalers allocate does
+// not count. Append refuses to write these, so that what was written can be read; the tag option "intern" is therefore
+// of no use. A panic while decoding, also of an unmarshaler of T, is returned as an error.
 func MsgPack[T any]() Codec[T] { return msgPack[T]{} }
 
 type msgPack[T any] struct{}
@@ -31,7 +32,7 @@ func (msgPack[T]) Append(dst []byte, v T) ([]byte, error) {
 	if err := msgpack.NewEncoder(buf).Encode(&v); err != nil {
 		return dst, fmt.Errorf("encode %T as MessagePack: %w", v, err)
 	}
-	if _, err := scanMsgPack(buf.Bytes()[len(dst):]); err != nil {
+	if _, err := scanMsgPack(buf.Bytes()[len(dst):], layoutOf[T](&msgPackDialect)); err != nil {
 		return dst, fmt.Errorf("encode %T as MessagePack: %w", v, err)
 	}
 	return buf.Bytes(), nil
@@ -39,20 +40,20 @@ func (msgPack[T]) Append(dst []byte, v T) ([]byte, error) {
 
 func (msgPack[T]) Decode(data []byte) (T, error) {
 	var v, zero T
-	if err := decodeMsgPack(data, &v); err != nil {
+	if err := decodeMsgPack(data, layoutOf[T](&msgPackDialect), &v); err != nil {
 		return zero, fmt.Errorf("decode %T from MessagePack: %w", zero, err)
 	}
 	return v, nil
 }
 
-// decodeMsgPack decodes data, which anybody may have written, into what v points at.
+// decodeMsgPack decodes data, which anybody may have written, into what v points at, which has the layout l.
 //
 // The library believes every length that it reads (5 bytes make it allocate 64 GiB), recurses as deep as the data
 // says (a stack overflow cannot be recovered) and panics in package reflect when data does not fit its Go type: a nil
 // for a time.Time, an array as a key of a map[any], a field of type any that comes twice. So the data is scanned first,
 // and a panic that is left becomes an error. TestMsgPackHostile has an example of each.
-func decodeMsgPack(data []byte, v any) (err error) {
-	timestamps, err := scanMsgPack(data)
+func decodeMsgPack(data []byte, l *layout, v any) (err error) {
+	timestamps, err := scanMsgPack(data, l)
 	if err != nil {
 		return err
 	}

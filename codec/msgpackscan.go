@@ -3,6 +3,7 @@ package codec
 import (
 	"errors"
 	"fmt"
+	"reflect"
 )
 
 // maxMsgPackDepth is how deep arrays and maps may be nested. It is the limit of encoding/json.
@@ -16,11 +17,14 @@ var (
 // span is a range of bytes.
 type span struct{ start, end int }
 
-// scanMsgPack returns an error unless data is one complete MessagePack value that can be decoded safely. It
-// returns where the payloads of the timestamps are.
-func scanMsgPack(data []byte) (timestamps []span, err error) {
-	s := msgPackScanner{data: data}
-	if err := s.value(0); err != nil {
+// scanMsgPack returns an error unless data is one complete MessagePack value that can be decoded safely into what
+// has the layout l. It returns where the payloads of the timestamps are.
+func scanMsgPack(data []byte, l *layout) (timestamps []span, err error) {
+	s := msgPackScanner{data: data, budget: budgetOf(data)}
+	if l.harmless(data) {
+		l = nil
+	}
+	if err := s.value(0, l); err != nil {
 		return nil, fmt.Errorf("%w at byte %d", err, s.at)
 	}
 	if rest := len(data) - s.at; rest > 0 {
@@ -33,11 +37,12 @@ func scanMsgPack(data []byte) (timestamps []span, err error) {
 type msgPackScanner struct {
 	data       []byte
 	at         int
+	budget     budget
 	timestamps []span
 }
 
-// value steps over one value that is inside of so many others.
-func (s *msgPackScanner) value(depth int) error {
+// value steps over one value that is inside of so many others, and spends what it costs to decode it to l.
+func (s *msgPackScanner) value(depth int, l *layout) error {
 	if depth > maxMsgPackDepth {
 		return errMsgPackDeep
 	}
@@ -45,17 +50,23 @@ func (s *msgPackScanner) value(depth int) error {
 	if err != nil {
 		return err
 	}
+	if code == 0xc0 { // nil
+		return nil
+	}
+	if l, err = l.pointed(&s.budget); err != nil {
+		return err
+	}
 	switch {
 	case code < 0x80 || code >= 0xe0: // fixint
-		return nil
+		return l.spendScalar(&s.budget, 0)
 	case code < 0x90: // fixmap
-		return s.values(2*(code&0x0f), depth)
+		return s.pairs(code&0x0f, depth, l)
 	case code < 0xa0: // fixarray
-		return s.values(code&0x0f, depth)
+		return s.array(code&0x0f, depth, l)
 	case code < 0xc0: // fixstr
-		return s.skip(code & 0x1f)
+		return s.bytes(code&0x1f, l)
 	}
-	return s.coded(msgPackForms[code-0xc0], depth)
+	return s.coded(msgPackForms[code-0xc0], depth, l)
 }
 
 // msgPackForm is what follows a code from 0xc0 to 0xdf.
@@ -88,7 +99,7 @@ var msgPackForms = [32]msgPackForm{
 	{msgPackMap, 2, 0}, {msgPackMap, 4, 0}, // map 16, 32
 }
 
-func (s *msgPackScanner) coded(form msgPackForm, depth int) error {
+func (s *msgPackScanner) coded(form msgPackForm, depth int, l *layout) error {
 	size := form.size
 	if form.length > 0 {
 		var err error
@@ -98,24 +109,89 @@ func (s *msgPackScanner) coded(form msgPackForm, depth int) error {
 	}
 	switch form.kind {
 	case msgPackBytes:
-		return s.skip(size)
+		return s.bytes(size, l)
 	case msgPackArray:
-		return s.values(size, depth)
+		return s.array(size, depth, l)
 	case msgPackMap:
-		return s.values(2*size, depth)
+		return s.pairs(size, depth, l)
 	case msgPackExt:
-		return s.timestamp(size)
+		return errors.Join(s.timestamp(size), l.spendScalar(&s.budget, 2*smallest))
 	}
 	return errors.New("invalid code")
 }
 
-func (s *msgPackScanner) values(n uint64, depth int) error {
-	for range n { // each takes a byte at least, so that a lie ends soon
-		if err := s.value(depth + 1); err != nil {
+func (s *msgPackScanner) bytes(n uint64, l *layout) error {
+	if err := s.skip(n); err != nil {
+		return err
+	}
+	return l.spendScalar(&s.budget, int64(n))
+}
+
+// array steps over n values. Each takes a byte at least, so that a lie ends soon.
+func (s *msgPackScanner) array(n uint64, depth int, l *layout) error {
+	if n > uint64(len(s.data)-s.at) {
+		return errMsgPackShort
+	}
+	start, often := s.at, int64(2) // the library makes two slices, and appends one to the other
+	if l != nil && l.kind == reflect.Interface {
+		often = 1
+	} else if l != nil && l.kind == reflect.Slice && l.elem.kind == reflect.String && n > 1e6 {
+		often = growth
+	}
+	if err := l.spendArray(&s.budget, int64(n), often); err != nil {
+		return err
+	}
+	for i := range n {
+		if err := s.value(depth+1, l.at(int64(i))); err != nil {
 			return err
 		}
 	}
-	return nil
+	return s.recorded(start, l)
+}
+
+// pairs steps over a map.
+func (s *msgPackScanner) pairs(n uint64, depth int, l *layout) error {
+	if n > uint64(len(s.data)-s.at)/2 {
+		return errMsgPackShort
+	}
+	if err := l.spendMap(&s.budget, int64(n)); err != nil {
+		return err
+	}
+	start, keys := s.at, l.keys()
+	for range n {
+		from := s.at
+		if err := s.value(depth+1, keys); err != nil {
+			return err
+		}
+		if err := s.value(depth+1, l.under(msgPackName(s.data[from:s.at]), &msgPackDialect)); err != nil {
+			return err
+		}
+	}
+	return s.recorded(start, l)
+}
+
+// recorded spends what it costs to give the bytes from start on to a type that decodes itself.
+func (s *msgPackScanner) recorded(start int, l *layout) error {
+	if l == nil || l.kind != reflect.Invalid {
+		return nil
+	}
+	return l.spendScalar(&s.budget, int64(s.at-start))
+}
+
+// msgPackName returns the text of a value that was stepped over.
+func msgPackName(value []byte) []byte {
+	switch code := value[0]; {
+	case code >= 0xa0 && code < 0xc0:
+		return value[1:]
+	case code < 0xc0 || code >= 0xe0:
+		return nil
+	default:
+		form := msgPackForms[code-0xc0]
+		if form.kind != msgPackBytes || form.length == 0 {
+			return nil
+		}
+		return value[1+form.length:]
+	}
 }
 
 // timestamp steps over the type and the payload of an extension, which must be a timestamp: others may be anything,

@@ -23,6 +23,26 @@ const (
 	headerMarker    = "Nats-Marker-Reason"
 )
 
+// headerFormat says nothing but that the message is a record.
+const headerFormat = "KV-Format"
+
+// PlainHeader returns the header of a record that needs none, for a log that is a file. nats-server's checksum of a
+// message in a file does not cover the length of its subject, unless the message has a header: then a wrong length
+// moves the header, which the checksum covers. One changed bit could otherwise make the end of a key the beginning of
+// its value, and nothing in the file would show it. The caller must not change the map.
+func PlainHeader() map[string][]string { return plainHeader }
+
+var plainHeader = map[string][]string{headerFormat: {"1"}}
+
+// saysNothing reports whether a header does.
+func saysNothing(header map[string][]string) bool {
+	if len(header) > 1 {
+		return false
+	}
+	_, plain := header[headerFormat]
+	return plain || len(header) == 0
+}
+
 const (
 	ttlNever = "never"
 
@@ -136,7 +156,7 @@ func (r Record) ttlHeader() string {
 //
 // The error is an ErrDamagedRecord if a header of the package comment's table has a value that it cannot have.
 func DecodeRecord(header map[string][]string, payload []byte) (Record, error) {
-	if len(header) == 0 {
+	if saysNothing(header) {
 		return Record{Value: payload}, nil
 	}
 	r, err := decodeHeader(header)

@@ -465,3 +465,19 @@ func checkDecoded(t *testing.T, r Record, payload []byte) {
 		t.Fatalf("visible until %d", until)
 	}
 }
+
+// A header that says nothing changes nothing, and costs nothing.
+func TestPlainHeader(t *testing.T) {
+	payload := []byte("value")
+	r, err := DecodeRecord(PlainHeader(), payload)
+	if err != nil || r.Op != OpPut || string(r.Value) != "value" || len(r.Header()) != 0 {
+		t.Errorf("decoded is %+v, %v", r, err)
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _ = DecodeRecord(PlainHeader(), payload) }); n != 0 {
+		t.Errorf("decoding it allocates %v times", n)
+	}
+	both := map[string][]string{"KV-Format": {"1"}, "KV-Operation": {"DEL"}}
+	if r, err := DecodeRecord(both, payload); err != nil || r.Op != OpDelete {
+		t.Errorf("beside another header it is %+v, %v", r, err)
+	}
+}

@@ -38,7 +38,7 @@ func newBackend(ctx context.Context, namespace string, opts *Options) (*backend,
 		SyncAlways: opts.Durability == SurvivePowerLoss, Logger: opts.Logger,
 	})
 	if ctx.Err() != nil && err != nil {
-		return nil, fmt.Errorf("kvstore: %w: %w", ErrUnavailable, err)
+		return nil, fmt.Errorf("kvstore: %w: %w: %w", ErrUnavailable, err, replication.Ended(ctx))
 	}
 	if errors.Is(err, embedded.ErrInvalidOptions) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
@@ -90,6 +90,7 @@ func connOptions(namespace string) []nats.Option {
 	return []nats.Option{
 		nats.Name("nearkv " + namespace),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // a password may be refused while it is changed; Open looks by itself
 		nats.ReconnectBufSize(-1),
 		nats.CustomReconnectDelay(reconnectDelay),
 		nats.PingInterval(5 * time.Second),
@@ -163,7 +164,10 @@ func dial(ctx context.Context, url string, by dialFunc, options []nats.Option) (
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) || retry.Wait(ctx, nil) != nil {
 			end()
-			return nil, nil, fmt.Errorf("kvstore: connect: %w: %w", ErrUnavailable, errors.Join(err, ctx.Err()))
+			if ctx.Err() != nil {
+				err = errors.Join(err, replication.Ended(ctx))
+			}
+			return nil, nil, fmt.Errorf("kvstore: connect: %w: %w", ErrUnavailable, err)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func (s *Store) newBatch(ops []Op) (*batch, error) {
 		keys[op.key] = true
 		size += len(c.value)
 		c.always = true
-		b.parts = append(b.parts, &write{store: s, change: c, id: b.id})
+		b.parts = append(b.parts, &write{store: s, change: c, id: b.id, of: b})
 	}
 	if size > maxBatchBytes {
 		return nil, fmt.Errorf("kvstore: %w: a batch with %d bytes of values, the most is %d", ErrTooLarge, size, maxBatchBytes)
@@ -102,6 +102,8 @@ func (s *Store) newBatch(ops []Op) (*batch, error) {
 }
 
 func (b *batch) run(ctx context.Context) (Revision, error) {
+	b.allowed.begin(b.store.writeTimeout)
+	defer b.allowed.end()
 	ctx, cancel := b.limit(ctx)
 	defer cancel()
 	revision, err := b.carry(ctx)
@@ -115,10 +117,10 @@ func (b *batch) run(ctx context.Context) (Revision, error) {
 func (b *batch) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	for _, w := range b.parts {
 		if w.change.body != nil {
-			return w.change.limit(ctx)
+			return w.limit(ctx)
 		}
 	}
-	return ctx, func() {}
+	return b.bound(ctx), func() {}
 }
 
 func (b *batch) carry(ctx context.Context) (Revision, error) {

@@ -202,7 +202,7 @@ func lookAll(t *testing.T, s *Store) numbers {
 
 func lookKeys(t *testing.T, s *Store) numbers {
 	seen := make(map[string]string)
-	for k := range s.Keys("") {
+	for _, k := range keysOf(t, s, "") {
 		seen[k.Name] = string(k.Metadata)
 	}
 	return numbersOf(t, func(key string) string { return seen[key] })

@@ -82,6 +82,7 @@ func TestBatchKill9(t *testing.T) {
 		checkBatches(t, dir, acknowledged)
 	}
 	t.Logf("%d kills, acknowledged were %v", kills, acknowledged)
+	t.Logf("soak: kills=%d operations=%d", kills, acknowledged["batch"]+acknowledged["large"])
 }
 
 func checkBatches(t *testing.T, dir string, acknowledged map[string]int) {

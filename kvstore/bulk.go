@@ -121,7 +121,7 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string, opts ...BulkOpt
 	if err := codec.CheckPrefix(prefix); err != nil {
 		return 0, err
 	}
-	if err := s.Sync(ctx); err != nil {
+	if err := s.syncForWrite(ctx); err != nil {
 		return 0, err
 	}
 	return s.DeleteAll(ctx, func(yield func(string) bool) {
@@ -148,6 +148,8 @@ const (
 type bulk struct {
 	store    *Store
 	ctx      context.Context
+	writes   context.Context // of the writes: it ends also when one has used up its time
+	stop     context.CancelCauseFunc
 	progress func(done int)
 	told     time.Time
 	some     chan struct{} // of capacity 1: it is worth looking again
@@ -176,6 +178,7 @@ func (s *Store) newBulk(ctx context.Context, opts []BulkOption) *bulk {
 		store: s, ctx: ctx, progress: func(int) {}, told: time.Now(), some: make(chan struct{}, 1),
 		also: make(map[int]bool), failed: make(map[int]failedWrite), flight: make(map[string]int),
 	}
+	b.writes, b.stop = context.WithCancelCause(ctx)
 	for _, opt := range opts {
 		opt.bulk(b)
 	}
@@ -186,6 +189,7 @@ func (s *Store) newBulk(ctx context.Context, opts []BulkOption) *bulk {
 type prepared = iter.Seq2[string, func() (*change, error)]
 
 func (b *bulk) runAll(all prepared) (int, error) {
+	defer b.stop(nil)
 	for key, prepare := range all {
 		c, err := prepare()
 		if err == nil {
@@ -202,7 +206,7 @@ func (b *bulk) runAll(all prepared) (int, error) {
 		b.abandon(err)
 	}
 	if b.ran {
-		_ = b.store.feed.Sync(b.ctx) // nothing was applied ahead of the feed; what is in is in
+		_ = b.store.syncForWrite(b.ctx) // nothing was applied ahead of the feed; what is in is in
 	}
 	n, err := b.result()
 	b.progress(n)
@@ -244,7 +248,7 @@ func (b *bulk) await(ready func() bool) error {
 		select {
 		case <-b.some:
 		case <-b.ctx.Done():
-			return unsent(context.Cause(b.ctx))
+			return unsent(replication.Ended(b.ctx))
 		case <-b.store.done:
 			return ErrClosed
 		}
@@ -254,7 +258,7 @@ func (b *bulk) await(ready func() bool) error {
 // send gets a write under way, when there is room for it.
 func (b *bulk) send(c *change) error {
 	if b.ctx.Err() != nil {
-		return unsent(context.Cause(b.ctx))
+		return unsent(replication.Ended(b.ctx))
 	}
 	if k, rec, ok := b.joins(c); ok {
 		if err := b.await(func() bool { return b.roomInRun(c) }); err != nil {
@@ -286,10 +290,12 @@ func (b *bulk) start(i int, w *write) bool {
 	if b.store.backend.disk.doubt.Load() || w.change.body != nil {
 		return false
 	}
-	epoch, err := b.store.feed.Attached(b.ctx)
+	w.allowed.begin(b.store.writeTimeout)
+	epoch, err := w.attach(b.writes)
 	if err != nil {
 		return false
 	}
+	w.allowed.end()
 	k := b.store.index.lookUp(w.change.key)
 	step, rec, expect := w.change.plan(k, time.Now().UnixMilli())
 	if step != stepAppend {
@@ -318,12 +324,13 @@ func (b *bulk) finish(i int, w *write) {
 	}
 	go func() {
 		defer b.store.work.Done()
-		_, err := w.run(b.ctx)
+		_, err := w.run(b.writes)
 		b.ended(i, w.change, err)
 	}()
 }
 
 func (b *bulk) ended(i int, c *change, err error) {
+	b.outOfTime(err)
 	b.store.stats.wrote(err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -339,6 +346,14 @@ func (b *bulk) ended(i int, c *change, err error) {
 	}
 	if len(b.flight) <= maxFlight/2 { // who waits for room finds a lot of it
 		b.look()
+	}
+}
+
+// outOfTime ends all writes when one has used up its time: the log is away, and those
+// that wait one after the other would add up theirs.
+func (b *bulk) outOfTime(err error) {
+	if errors.Is(err, errWriteTimeout) {
+		b.stop(errWriteTimeout)
 	}
 }
 

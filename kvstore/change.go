@@ -37,6 +37,7 @@ type known struct {
 	hides    int64  // until when that record hides what lies beneath it; 0: for ever
 	object   string // name of the object that the record refers to; "": none
 	sure     bool   // the log's leader has just said so
+	aged     bool   // it is invisible because of the age limit of the log, as far as that is known
 }
 
 func knownFrom(m *replication.Message, now int64) known {
@@ -55,6 +56,7 @@ func (x *index) lookUp(key string) known {
 		return known{}
 	}
 	k := known{revision: r.revision, visible: r.visible(), hides: r.particulars().hides}
+	k.aged = !k.visible && r.particulars().aged
 	if l := r.large(); l != nil {
 		k.object = l.Name
 	}
@@ -98,7 +100,7 @@ func (c *change) check(k known) (step, replication.Expectation) {
 	exactly := replication.Expectation{Set: true, Revision: k.revision}
 	switch c.condition.kind {
 	case ifAbsent:
-		if k.visible {
+		if k.visible || k.aged {
 			return refuse(k), exactly
 		}
 		return stepAppend, exactly
@@ -107,6 +109,8 @@ func (c *change) check(k known) (step, replication.Expectation) {
 		switch {
 		case k.revision == want && k.visible:
 			return stepAppend, exactly
+		case k.revision == want && k.aged:
+			return refuse(k), exactly
 		case k.revision >= want:
 			return stepConflict, exactly // revisions only grow
 		}

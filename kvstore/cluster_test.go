@@ -170,6 +170,7 @@ func TestClusterKill9(t *testing.T) {
 		wantSync(t, s)
 		m.verify(s)
 	}
+	t.Logf("soak: kills=%d operations=%d", kills, m.acked)
 	t.Logf("%d kills, %d writes acknowledged, %d of them increments; without writes p50 %v, p99 %v, most %v, in a rolling restart %v",
 		kills, m.acked, len(m.increments), quantile(m.gaps, 0.5), quantile(m.gaps, 0.99), quantile(m.gaps, 1), rolling.Round(time.Millisecond))
 }

@@ -53,6 +53,8 @@ type diskTest struct {
 	last   map[string][]byte // what was acknowledged
 }
 
+func init() { roles["disk"] = playDisk }
+
 func playDisk(how string) error {
 	dir, err := os.MkdirTemp("", "disk-")
 	if err != nil {

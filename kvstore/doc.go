@@ -110,6 +110,12 @@
 // meanwhile, and tells watchers the differences (TestRecreation, TestRollback,
 // TestPurge).
 //
+// With Dir each Store also keeps a witness: a file of 40 bytes in Dir/witness that says
+// where the log ended and how many records it has to have. If the log has less when it
+// is opened again, because a file of the server is gone for instance, the state is
+// Degraded with the reason, at every Open, until that is accepted (Options.AcceptLoss);
+// and a namespace of which nothing is left is not created again (TestWitness).
+//
 // # Memory
 //
 // The index holds every key, with its metadata, also those that the log keeps

@@ -111,6 +111,7 @@ func TestKill9Synced(t *testing.T) {
 		given[revision] = key
 	}
 	t.Logf("%d kills, %d writes acknowledged", kills, len(acked))
+	t.Logf("soak: kills=%d operations=%d", kills, len(acked))
 }
 
 // TestSyncedBeforeAck looks at the system calls of a process that writes: the

@@ -57,6 +57,19 @@ var (
 	ErrIndeterminate = replication.ErrUncertain
 	// ErrUnavailable: the log could not be reached. Nothing was written.
 	ErrUnavailable = replication.ErrUnavailable
+	// ErrDisconnected: the connection to the log was closed for good, by the owner of
+	// Options.Conn for instance. It is an ErrUnavailable too.
+	ErrDisconnected = replication.ErrDisconnected
+	// ErrForbidden: the server does not permit the user of the connection to do this.
+	// Nothing was written. The error says which subject was refused; kvctl permissions
+	// prints what a user needs.
+	ErrForbidden = replication.ErrForbidden
+	// ErrLimit: a number that the operator of the server has set is reached, of
+	// streams or of consumers for instance.
+	ErrLimit = replication.ErrLimit
+	// ErrRefused: the server refuses the request for a reason that does not pass by
+	// itself; the error says which.
+	ErrRefused = replication.ErrRefused
 	// ErrOverloaded: the log asks for fewer requests, and the context ended
 	// before it took this one. Nothing was written.
 	ErrOverloaded = replication.ErrOverloaded

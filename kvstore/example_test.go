@@ -154,7 +154,10 @@ func ExampleStore_Export() {
 	if _, err := store.Import(ctx, &file, kvstore.DeleteOthers()); err != nil {
 		log.Fatal(err)
 	}
-	for info := range store.Keys("") {
+	for info, err := range store.Keys("") {
+		if err != nil {
+			log.Fatal(err)
+		}
 		entry, err := store.Get(ctx, info.Name)
 		fmt.Println(info.Name, entry.Text(), string(entry.Metadata()), err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
 )
 
 // ExportInfo tells what was exported.
@@ -17,6 +18,7 @@ type ExportInfo struct {
 	Revision Revision // the namespace was like this when it had this revision
 	Keys     int      // that it had then
 	Bytes    int64    // of values that were written
+	Skipped  int      // entries that were left out because their values are damaged (SkipDamaged)
 }
 
 // An ExportOption changes one Export or ExportJSON.
@@ -34,7 +36,10 @@ type ExportOption interface{ export(*export) }
 // at which it knows all that the log had up to a revision: while keys are
 // written again faster than the log can tell of it, it tries until it finds one.
 //
-// Errors: those of Sync and of w. What was written to w then is no archive.
+// A damaged value ends it, unless SkipDamaged leaves it out.
+//
+// Errors: those of Sync and of w, and a *ValueError, which names the key. What was
+// written to w then is no archive.
 func (s *Store) Export(ctx context.Context, w io.Writer, opts ...ExportOption) (ExportInfo, error) {
 	e := newExport(s, opts)
 	return e.run(ctx, w)
@@ -47,12 +52,14 @@ type export struct {
 	follower *follower
 	out      *codec.ArchiveWriter
 	progress func(done int)
+	skip     *skipDamaged // nil: a damaged value ends the export
 	told     time.Time
 
-	present *tree               // what was there at the beginning
-	absent  map[string]struct{} // the keys of it that were not written
-	changed map[string]int      // the number, from 1, of the last entry of what was written again; 0: removed
-	entries int                 // in the archive
+	present *tree                  // what was there at the beginning
+	absent  map[string]struct{}    // the keys of it that were not written
+	changed map[string]int         // the number, from 1, of the last entry of what was written again; 0: removed
+	skipped map[string]*ValueError // the keys that are not in the archive because their values are damaged
+	entries int                    // in the archive
 	info    ExportInfo
 }
 
@@ -60,6 +67,7 @@ func newExport(s *Store, opts []ExportOption) *export {
 	e := &export{
 		store: s, progress: func(int) {}, told: time.Now(),
 		absent: make(map[string]struct{}), changed: make(map[string]int),
+		skipped: make(map[string]*ValueError),
 	}
 	for _, opt := range opts {
 		opt.export(e)
@@ -85,6 +93,9 @@ func (e *export) run(ctx context.Context, w io.Writer) (ExportInfo, error) {
 		return ExportInfo{}, err
 	}
 	e.progress(e.entries)
+	if e.info.Skipped = len(e.skipped); e.info.Skipped > 0 {
+		e.skip.tell(e.skipped)
+	}
 	return e.info, buffered.Flush()
 }
 
@@ -112,6 +123,7 @@ func (e *export) writeFrom(ctx context.Context, present *tree) error {
 	} else if err := e.writeRemovals(present); err != nil {
 		return err
 	}
+	clear(e.skipped) // what is damaged still is found again
 	if err := e.writePresent(ctx, present, again); err != nil {
 		return err
 	}
@@ -156,7 +168,7 @@ func (e *export) pause(ctx context.Context, tries int) error {
 	case <-time.After(time.Duration(min(1+tries, 20)) * time.Millisecond):
 		return nil
 	case <-ctx.Done():
-		return unsent(context.Cause(ctx))
+		return unsent(replication.Ended(ctx))
 	case <-e.store.done:
 		return ErrClosed
 	}
@@ -171,9 +183,10 @@ const (
 // item is an entry on its way into the archive.
 type item struct {
 	codec.ArchiveEntry
-	rec   *record // from which its value is to be had; nil: it is there, or there is none
-	value string
-	gone  bool // the value is not to be had any more
+	rec     *record // from which its value is to be had; nil: it is there, or there is none
+	value   string
+	gone    bool        // the value is not to be had any more
+	damaged *ValueError // and is skipped for that
 }
 
 // writePresent writes what was there when the following began, again if that is
@@ -298,21 +311,32 @@ func (w *window) flush() error {
 	}
 	w.items, w.size = w.items[:0], 0
 	if w.ctx.Err() != nil {
-		return unsent(context.Cause(w.ctx))
+		return unsent(replication.Ended(w.ctx))
 	}
 	return nil
 }
 
 func (e *export) write(it *item) error {
-	if it.gone && !it.Changed {
+	if it.damaged != nil {
+		e.skipped[it.Key] = it.damaged
+	}
+	switch {
+	case it.gone && !it.Changed:
 		e.absent[it.Key] = struct{}{}
+		return nil
+	case it.damaged != nil && !e.has(it.Key): // an import is not to delete what there may be elsewhere
 		return nil
 	}
 	if it.gone { // what the archive may have of the key is not true any more
+		damaged := it.damaged
 		it = removal(it.Key, it.Revision)
+		it.damaged = damaged
 	}
 	if err := e.out.Write(it.ArchiveEntry, strings.NewReader(it.value)); err != nil {
 		return err
+	}
+	if it.damaged == nil {
+		delete(e.skipped, it.Key)
 	}
 	e.count(it)
 	return nil
@@ -348,13 +372,18 @@ func (e *export) loadValues(ctx context.Context, items []*item) error {
 		})
 	}
 	workers.Wait()
-	return errors.Join(errs...)
+	for _, err := range errs {
+		if err != nil {
+			return err // one: they are of different keys
+		}
+	}
+	return nil
 }
 
 // load is where the value of an entry comes from.
 func (e *export) load(ctx context.Context, it *item) (err error) {
 	it.value, err = e.store.fetch(ctx, it.rec)
-	if errors.Is(err, errSuperseded) {
+	if it.damaged = e.skip.damagedValue(err); it.damaged != nil || errors.Is(err, errSuperseded) {
 		it.gone = true
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/replication"
 )
 
 // ExportJSON is Export in the bulk JSON of Workers KV, which its tool wrangler
@@ -54,7 +55,7 @@ func (e *export) convert(ctx context.Context, archive io.Reader, out *codec.Bulk
 		case err != nil:
 			return keys, size, err
 		case ctx.Err() != nil:
-			return keys, size, unsent(context.Cause(ctx))
+			return keys, size, unsent(replication.Ended(ctx))
 		case !e.isLast(number, &entry) || expiredAt(entry.Expires, time.Now()):
 			continue
 		}

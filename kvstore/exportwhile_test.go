@@ -52,7 +52,7 @@ func stateAt(revision Revision, all []wrote) map[string]string {
 func stateOf(t *testing.T, s *Store) map[string]string {
 	t.Helper()
 	state := make(map[string]string)
-	for info := range s.Keys("") {
+	for _, info := range keysOf(t, s, "") {
 		e, err := s.Get(context.Background(), info.Name)
 		if err != nil {
 			t.Fatal(err)
@@ -206,4 +206,15 @@ func rounded(state map[string]string) map[string]string {
 		out[key] = words
 	}
 	return out
+}
+
+// keysOf returns what Keys yields, which must be no error.
+func keysOf(t interface{ Fatalf(string, ...any) }, s *Store, prefix string) (infos []KeyInfo) {
+	for info, err := range s.Keys(prefix) {
+		if err != nil {
+			t.Fatalf("Keys(%.40q): %v", prefix, err)
+		}
+		infos = append(infos, info)
+	}
+	return infos
 }

@@ -274,6 +274,7 @@ type faultWriter struct {
 func TestFaults(t *testing.T) {
 	t.Logf("-faultseed=%d", *faultSeed)
 	inLab(t, func(l *lab) {
+		began := time.Now()
 		f := &faults{
 			lab: l, stopped: make(chan struct{}),
 			unique: make(map[string]seen), private: make(map[string]belief),
@@ -298,6 +299,11 @@ func TestFaults(t *testing.T) {
 		writers.Wait()
 		time.Sleep(time.Minute) // everything that expires has expired
 		f.judge()
+		operations := 0
+		for _, n := range f.outcomes {
+			operations += n
+		}
+		t.Logf("soak: cuts=%d operations=%d virtual_seconds=%d", f.cuts(), operations, int(time.Since(began).Seconds()))
 	})
 }
 

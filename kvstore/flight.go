@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/nearkv/nearkv/replication"
 )
 
 // flights are the values that are being loaded, each once for all who wait for
@@ -62,7 +64,7 @@ func (s *Store) fetchOnce(ctx context.Context, r *record) (string, error) {
 	case <-f.landed:
 		return f.value, f.err
 	case <-ctx.Done():
-		return "", fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+		return "", fmt.Errorf("%w: %w", ErrUnavailable, replication.Ended(ctx))
 	case <-s.done:
 		return "", ErrClosed
 	}

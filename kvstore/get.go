@@ -73,8 +73,8 @@ func (s *Store) absent(key string) error {
 }
 
 // GetAll returns the entries of those of the keys that exist, any number of them.
-// It sees all of a Batch or nothing of it. Options hold for all of the keys. The errors are those of Get, less ErrNotFound; with an error no
-// entries are returned.
+// It sees all of a Batch or nothing of it. Options hold for all of the keys. The errors are those of Get, less
+// ErrNotFound; with an error no entries are returned. A damaged value is such an error, unless SkipDamaged leaves it out.
 func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (map[string]Entry, error) {
 	if s.closed.Load() {
 		return nil, ErrClosed
@@ -92,7 +92,7 @@ func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (
 	for {
 		found := s.index.collect(keys)
 		s.stats.absent.Add(int64(len(keys) - len(found)))
-		entries, err := s.entries(ctx, found, values, o.lazy)
+		entries, err := s.entries(ctx, found, values, &o)
 		if !errors.Is(err, errSuperseded) {
 			return entries, err
 		}
@@ -126,8 +126,9 @@ func (x *index) find(found []*record, keys []string) []*record {
 
 // entries returns the entries of records, with their values. errSuperseded: one of
 // them is no longer to be had; values keeps the others for the next try.
-func (s *Store) entries(ctx context.Context, records []*record, values map[*record]string, lazy bool) (map[string]Entry, error) {
+func (s *Store) entries(ctx context.Context, records []*record, values map[*record]string, o *readOptions) (map[string]Entry, error) {
 	entries := make(map[string]Entry, len(records))
+	skipped := make(map[string]*ValueError)
 	for _, r := range records {
 		value, ok := r.text()
 		if !ok {
@@ -136,15 +137,23 @@ func (s *Store) entries(ctx context.Context, records []*record, values map[*reco
 		switch {
 		case ok && rand.Uint32()%sample == 0:
 			s.hits(r)
-		case !ok && !(lazy && r.large() != nil):
+		case !ok && !(o.lazy && r.large() != nil):
 			s.stats.misses.Add(1)
 			var err error
-			if value, err = s.fetch(ctx, r); err != nil {
+			value, err = s.fetch(ctx, r)
+			if damaged := o.skip.damagedValue(err); damaged != nil {
+				skipped[r.key()] = damaged
+				continue
+			}
+			if err != nil {
 				return nil, err
 			}
 			values[r] = value
 		}
 		entries[r.key()] = Entry{r, value}
+	}
+	if o.skip != nil {
+		o.skip.tell(skipped)
 	}
 	return entries, nil
 }
@@ -207,10 +216,12 @@ func (s *Store) Sync(ctx context.Context) error {
 			return nil
 		case s.closed.Load():
 			return ErrClosed
-		case ctx.Err() != nil && errors.Is(err, ErrUnavailable):
+		case replication.Lasting(err), ctx.Err() != nil && errors.Is(err, ctx.Err()) && errors.Is(err, ErrUnavailable):
 			return fmt.Errorf("kvstore: sync: %w", err)
-		case ctx.Err() != nil:
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			return fmt.Errorf("kvstore: sync: %w: %w", ErrUnavailable, err)
+		case ctx.Err() != nil:
+			return fmt.Errorf("kvstore: sync: %w: %w: %w", ErrUnavailable, err, replication.Ended(ctx))
 		}
 		_ = retry.Wait(ctx, s.done)
 	}

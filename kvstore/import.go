@@ -136,7 +136,7 @@ func (s *Store) newImport(opts []ImportOption) (*imports, error) {
 }
 
 func (i *imports) run(ctx context.Context, entries iter.Seq2[imported, error]) error {
-	if err := i.store.Sync(ctx); err != nil {
+	if err := i.store.syncForWrite(ctx); err != nil {
 		return err
 	}
 	before := i.store.Status()

@@ -32,7 +32,8 @@ const (
 type index struct {
 	records *keyMap
 	cache   *cache
-	store   *Store // for those who read large values
+	store   *Store                  // for those who read large values
+	witness atomic.Pointer[witness] // nil: there is none
 
 	// snapshot is a copy of ordered that is as new as ordered, or nil.
 	snapshot atomic.Pointer[tree]
@@ -54,6 +55,9 @@ type index struct {
 	followers   map[*follower]struct{}
 	closed      bool
 	wake        chan struct{} // of capacity 1: an earlier deadline than before
+
+	unsure    int // damaged records of which only the server knows for how long it keeps them
+	permanent int // records that the log keeps forever
 
 	counts counts
 }
@@ -123,7 +127,7 @@ func (x *index) apply(epoch uint64, m replication.Message) {
 		x.counts.foreign.Store(int64(len(x.foreign)))
 		return
 	}
-	if m.Err != nil {
+	if m.Err != nil || m.Forged {
 		x.counts.damaged.Add(1)
 	}
 	if revision, ok := x.unconfirmed[m.Key]; ok && m.Revision >= revision {
@@ -193,7 +197,7 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *recor
 			old.epoch = uint32(epoch) // the newer one was read, from a server that does not lag
 			x.current++
 			return old
-		case old.epoch != uint32(epoch) && known && (old.stored.Load() == m.Stored.UnixNano() || old.same(m)):
+		case old.epoch != uint32(epoch) && known && old.lives(m) && (old.stored.Load() == m.Stored.UnixNano() || old.same(m)):
 			old.epoch = uint32(epoch) // read again
 			x.current++
 			return old
@@ -207,8 +211,9 @@ func (x *index) merge(epoch uint64, m *replication.Message, value []byte) *recor
 // set replaces old, which may be nil, by r.
 func (x *index) set(old, r *record, value []byte) {
 	now := time.Now().UnixMilli()
-	wasVisible := false
+	wasVisible, told := false, false
 	if old != nil {
+		told = old.revision == r.revision && old.stored.Load() == r.stored.Load()
 		wasVisible = !old.hidden()
 		x.cache.release(old)
 		x.unschedule(old)
@@ -226,7 +231,9 @@ func (x *index) set(old, r *record, value []byte) {
 	x.count(r, +1)
 	x.order(r, wasVisible, isVisible)
 	x.schedule(r)
-	x.tell(r, wasVisible, isVisible)
+	if !told || wasVisible != isVisible {
+		x.tell(r, wasVisible, isVisible)
+	}
 }
 
 // order keeps the ordered tree.
@@ -271,6 +278,12 @@ func (x *index) drop(r *record) {
 }
 
 func (x *index) count(r *record, by int64) {
+	switch p := r.particulars(); {
+	case p.unsure:
+		x.unsure += int(by)
+	case p.hides == 0:
+		x.permanent += int(by)
+	}
 	if r.hidden() {
 		x.counts.hidden.Add(by)
 		return
@@ -318,9 +331,9 @@ func (x *index) Tally(now time.Time) replication.Tally {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t := replication.Tally{Most: x.records.size + len(x.foreign)}
-	t.Least = t.Most - len(x.unconfirmed) - x.leaving(now.UnixMilli())
+	t.Least = t.Most - len(x.unconfirmed) - x.unsure - x.leaving(now.UnixMilli())
 	for key, revision := range x.unconfirmed {
-		if r := x.records.find(key); r == nil || r.leaving(now.UnixMilli()) {
+		if r := x.records.find(key); r == nil || r.particulars().unsure || r.leaving(now.UnixMilli()) {
 			continue // it may have gone before the feed could tell of it
 		}
 		if t.Unconfirmed == 0 || revision < t.Unconfirmed {

@@ -295,7 +295,7 @@ func checkForeign(b *both, s *kvstore.Store) {
 	if stats.Foreign < 20 || stats.Damaged < 20 {
 		b.Errorf("%d foreign, %d damaged", stats.Foreign, stats.Damaged)
 	}
-	for info := range s.Keys("") {
+	for _, info := range keysOf(b, s, "") {
 		e, err := s.Get(b.Context(), info.Name)
 		if err != nil || e.Len() != info.Size {
 			b.Errorf("%q of %d bytes: %d bytes, %v", info.Name, info.Size, e.Len(), err)

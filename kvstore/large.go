@@ -132,12 +132,16 @@ func (b *body) reader() (io.Reader, error) {
 	return b.rest, nil
 }
 
-// limit bounds the time of a change of which the value is large.
-func (c *change) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	if c.body == nil {
+// limit bounds the time of a write of which the value is large.
+func (w *write) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if w.change.body == nil {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, uploadTime)
+	ctx, cancel := context.WithTimeout(w.bound(ctx), uploadTime)
+	if a := w.allowance(); a.ctx != nil {
+		a.ctx = ctx
+	}
+	return ctx, cancel
 }
 
 // upload puts the value, if it is large, into the object store, as often as it
@@ -174,7 +178,7 @@ func isReadError(err error) bool {
 
 func (w *write) uploadOnce(ctx context.Context) error {
 	if _, err := w.attach(ctx); err != nil {
-		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
+		if errors.Is(err, ErrReadOnly) || replication.Lasting(err) {
 			return err
 		}
 		return w.giveUp(err)
@@ -183,7 +187,7 @@ func (w *write) uploadOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("kvstore: %w", errors.Join(err, w.last))
 	}
-	object, err := w.store.log.Objects().Put(ctx, r)
+	object, err := w.store.log.Objects().Put(ctx, w.allowance().read(r))
 	if err != nil {
 		return fmt.Errorf("kvstore: %w", err)
 	}
@@ -219,10 +223,9 @@ func (w *write) foresee(ctx context.Context) error {
 // fetchObject returns a large value. An error that is ErrUnavailable may pass.
 func (s *Store) fetchObject(ctx context.Context, epoch uint64, r *record) (string, error) {
 	object := &r.large().Object
-	value := make([]byte, object.Size)
 	reader := s.log.Objects().Open(ctx, object)
 	defer func() { _ = reader.Close() }()
-	_, err := io.ReadFull(reader, value)
+	value, err := readObject(reader, object.Size)
 	if err == nil { // the digest is looked at behind the end
 		_, err = reader.Read(make([]byte, 1))
 	}
@@ -234,6 +237,19 @@ func (s *Store) fetchObject(ctx context.Context, epoch uint64, r *record) (strin
 		return "", err
 	}
 	return "", s.lostObject(ctx, epoch, r, err)
+}
+
+// readObject reads a value. Anybody may have said how long it is: there is room for
+// all of it only when a part of it has come.
+func readObject(r io.Reader, size int64) ([]byte, error) {
+	value := make([]byte, min(size, 64<<10))
+	if _, err := io.ReadFull(r, value); err != nil || int64(len(value)) == size {
+		return value, err
+	}
+	part := value
+	value = make([]byte, size)
+	_, err := io.ReadFull(r, value[copy(value, part):])
+	return value, err
 }
 
 // lost tells whether err says that an object is not there, or not whole.

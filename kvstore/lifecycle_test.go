@@ -288,9 +288,7 @@ func TestClose(t *testing.T) {
 			t.Errorf("%s after Close: %v", name, err)
 		}
 	}
-	for info := range s.Keys("") {
-		t.Errorf("Keys after Close yields %v", info)
-	}
+	yieldsOnly(t, kvstore.ErrClosed, s.Keys(""))
 	if state := s.Status().State; state != kvstore.Closed {
 		t.Errorf("state is %v", state)
 	}
@@ -332,8 +330,10 @@ func closeUnderLoad(t *testing.T, cacheBytes int64) {
 			return errors.New("ended without an error")
 		},
 		"Status": func() error {
-			for range s.Keys("") {
-				_ = s.Stats()
+			for _, err := range s.Keys("") {
+				if _ = s.Stats(); err != nil {
+					return err
+				}
 			}
 			if s.Status().State == kvstore.Closed {
 				return kvstore.ErrClosed

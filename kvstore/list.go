@@ -76,19 +76,30 @@ func (s *Store) List(opts ListOptions) (Page, error) {
 	return page, nil
 }
 
-// Keys returns the keys that begin with a prefix, in the order of their bytes,
+// Keys yields the keys that begin with a prefix, in the order of their bytes,
 // from memory. The loop sees the replica as it was when the loop began, less
-// what expires meanwhile; it holds no lock and may take its time. A prefix that
-// is invalid, or a Store that is closed, has no keys.
-func (s *Store) Keys(prefix string) iter.Seq[KeyInfo] {
-	return func(yield func(KeyInfo) bool) {
-		if s.closed.Load() || codec.CheckPrefix(prefix) != nil {
+// what expires meanwhile; it holds no lock and may take its time.
+//
+// A loop that yields no error has seen all keys. An error is the last thing that
+// is yielded, with a zero KeyInfo: ErrInvalidKey for the prefix, or ErrClosed if
+// the Store is closed, also while the loop runs. A caller that treats missing
+// keys as deleted must check it.
+func (s *Store) Keys(prefix string) iter.Seq2[KeyInfo, error] {
+	return func(yield func(KeyInfo, error) bool) {
+		if err := codec.CheckPrefix(prefix); err != nil {
+			yield(KeyInfo{}, err)
 			return
 		}
 		for r := range s.index.ascend(prefix, "") {
-			if !yield(r.info()) {
+			if s.closed.Load() {
+				break
+			}
+			if !yield(r.info(), nil) {
 				return
 			}
+		}
+		if s.closed.Load() {
+			yield(KeyInfo{}, ErrClosed)
 		}
 	}
 }

@@ -56,6 +56,9 @@ func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
 		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrClosed) {
 			return value, err
 		}
+		if replication.Lasting(err) {
+			return "", fmt.Errorf("kvstore: load %.64q: %w", r.key(), err)
+		}
 		if ended := retry.Wait(ctx, s.done); ended != nil {
 			if s.closed.Load() {
 				return "", ErrClosed
@@ -82,7 +85,7 @@ func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
 		return s.fetchObject(ctx, epoch, r)
 	}
 	m, err := s.log.Load(ctx, r.revision)
-	if err == nil && m.Key == r.key() && len(m.Record.Value) == int(r.size) {
+	if err == nil && r.madeOf(&m) {
 		s.index.fill(r, m.Record.Value)
 		return unsafe.String(unsafe.SliceData(m.Record.Value), len(m.Record.Value)), nil
 	}
@@ -134,14 +137,15 @@ func (s *Store) refresh(ctx context.Context, epoch uint64, key string) (*replica
 }
 
 // awaitBatch waits until the replica has the batch of a record: to bring it into the
-// index ahead of the others would show half of the batch.
+// index ahead of the others would show half of the batch. A replica that has one
+// part has all of them, and where the batch ends only the feed can know: anybody may
+// have written the record.
 func (s *Store) awaitBatch(ctx context.Context, m *replication.Message) error {
 	if r := s.index.records.find(m.Key); r != nil && r.revision >= m.Revision {
 		return nil
 	}
-	end := m.Revision + uint64(m.Record.Batch.Count-m.Record.Batch.Index)
-	s.feed.Heard(end)
-	if err := s.feed.Reached(ctx, end); err != nil {
+	s.feed.Heard(m.Revision)
+	if err := s.feed.Reached(ctx, m.Revision); err != nil {
 		return fmt.Errorf("kvstore: %w: %w", ErrUnavailable, err)
 	}
 	return nil

@@ -51,7 +51,7 @@ func (w *world) compare(r *replica) {
 		w.checkGet(r, key)
 	}
 	w.checkGetAll(r)
-	w.checkInfos(r, "", slices.Collect(r.store.Keys("")))
+	w.checkInfos(r, "", keysOf(w.rt, r.store, ""))
 }
 
 // checkGet compares one key of a replica that must know its last write.
@@ -155,7 +155,7 @@ func (w *world) listKeys(rt *rapid.T) {
 	w.catchUp(r)
 	prefix := rapid.SampledFrom(prefixes).Draw(rt, "prefix")
 	rt.Logf("%v: %s.Keys(%.20q)", w.clock(), r.name, prefix)
-	w.checkInfos(r, prefix, slices.Collect(r.store.Keys(prefix)))
+	w.checkInfos(r, prefix, keysOf(w.rt, r.store, prefix))
 }
 
 // checkInfos compares a list of all keys with a prefix.

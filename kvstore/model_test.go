@@ -50,19 +50,22 @@ func checkModel(t *testing.T, least int, build func(*testing.T, *rapid.T) *world
 	if testing.Short() {
 		least /= 10
 	}
-	steps := 0
+	steps, virtual := 0, time.Duration(0)
 	for steps < least {
 		rapid.Check(t, func(rt *rapid.T) {
 			inBubble(t, func(t *testing.T) {
+				began := time.Now()
 				w := build(t, rt)
 				defer w.end()
 				rt.Repeat(w.actions())
 				w.finish()
 				steps += w.steps
+				virtual += time.Since(began)
 			})
 		})
 	}
 	t.Logf("%d steps", steps)
+	t.Logf("soak: operations=%d virtual_seconds=%d", steps, int(virtual.Seconds()))
 }
 
 // setFlag changes a flag of rapid for one test, unless the user has.

@@ -14,7 +14,8 @@ import (
 // meanwhile.
 //
 // Errors: ErrInvalidOptions before anything is done; ErrLocked and ErrStart with
-// Dir; ErrUnavailable when ctx ended first.
+// Dir; ErrForbidden when the user may not list them; ErrUnsupported when the account
+// has no JetStream; ErrUnavailable when ctx ended first.
 func Namespaces(ctx context.Context, opts Options) ([]string, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
@@ -24,6 +25,6 @@ func Namespaces(ctx context.Context, opts Options) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := replication.Namespaces(ctx, b.conn)
+	names, err := replication.Namespaces(ctx, b.conn, opts.replication())
 	return names, errors.Join(err, b.close())
 }

@@ -50,6 +50,7 @@ func TestNATSCluster(t *testing.T) {
 		events += r.events
 	}
 	t.Logf("%d faults of each kind, %d operations: %v, %d events watched", faults, len(h.ops), h.outcomes, events)
+	t.Logf("soak: server_faults=%d operations=%d", 4*faults, len(h.ops)+events)
 	if h.outcomes[historyDone] == 0 || h.outcomes[historyConflict] == 0 {
 		t.Error("this has tested nothing")
 	}

@@ -19,6 +19,9 @@ import (
 // DefaultCacheBytes is the memory for values where Options do not say.
 const DefaultCacheBytes = 256 << 20
 
+// DefaultWriteTimeout bounds writes where neither Options nor the context do.
+const DefaultWriteTimeout = 10 * time.Second
+
 // Cluster says which voters there are, how they reach each other, and which one
 // this is.
 type Cluster = embedded.Cluster
@@ -52,6 +55,17 @@ type Options struct {
 	// open. It must not be closed before the Store.
 	Conn *nats.Conn
 
+	// Domain is the JetStream domain of the log, where it is not that of the server
+	// that URL or Conn leads to: a leaf node without JetStream, for instance. It is what
+	// jetstream.NewWithDomain takes.
+	Domain string
+	// APIPrefix begins the subjects of JetStream's API, where the log is in another
+	// account, which exports it, and the account of the connection imports it under this
+	// prefix. It is what jetstream.NewWithAPIPrefix takes. With it, as with Domain, records
+	// are published to "<prefix>.$KV.<namespace>.<key>", as by the key-value clients of
+	// NATS, and large values to "$O.<namespace>.>". At most one of both can be set.
+	APIPrefix string
+
 	// MustExist has Open refuse a namespace that does not exist, with
 	// ErrNoNamespace, instead of creating it.
 	MustExist bool
@@ -59,6 +73,12 @@ type Options struct {
 	// gone when the server is. Used when the namespace is created. Without Dir,
 	// URL and Conn it is so anyhow.
 	Memory bool
+
+	// AcceptLoss has Open accept that records are gone from Dir, or all of the
+	// namespace, which it would otherwise report: by the state Degraded, again at each
+	// Open, and by ErrDirDamaged for a namespace of which nothing is left. Records of
+	// which other processes know are not brought back.
+	AcceptLoss bool
 
 	// Durability is what an acknowledged write in Dir survives; see there.
 	// Without Dir it cannot be chosen: memory keeps nothing, and an existing
@@ -84,6 +104,14 @@ type Options struct {
 	// read. Default DefaultInlineBytes; what the server takes in one message bounds it.
 	// A negative number keeps the object store out: then that is the longest value.
 	InlineBytes int64
+
+	// WriteTimeout bounds a write whose context has no deadline: without one a request
+	// handler would wait for as long as the log is away. Default DefaultWriteTimeout;
+	// negative: no bound. It counts from the last progress: a value that is read and sent,
+	// and a PutAll, DeleteAll or Import of which one write after the other ends, may take
+	// longer. The time that a reader given to PutFrom takes does not count. The error is
+	// ErrUnavailable or ErrIndeterminate, and context.DeadlineExceeded.
+	WriteTimeout time.Duration
 
 	// CheckInterval is how often the replica compares itself with the log, at
 	// least 10 ms; default 2 s. A log that was made anew, rolled back or purged
@@ -112,8 +140,18 @@ func (o *Options) check() error {
 		return refuse("URL cannot be read")
 	case len(o.NATS) > 0 && o.URL == "":
 		return refuse("NATS without URL")
+	case o.Domain != "" && o.APIPrefix != "":
+		return refuse("both Domain and APIPrefix are set")
+	case (o.Domain != "" || o.APIPrefix != "") && o.URL == "" && o.Conn == nil:
+		return refuse("Domain and APIPrefix need URL or Conn")
+	case o.Domain != "" && !validTokens(o.Domain, 1):
+		return refuse("Domain %q is not the name of a domain", o.Domain)
+	case o.APIPrefix != "" && !validTokens(strings.TrimSuffix(o.APIPrefix, "."), math.MaxInt):
+		return refuse("APIPrefix %q is not the beginning of a subject", o.APIPrefix)
 	case o.Exclusive && o.Dir == "":
 		return refuse("Exclusive without Dir")
+	case o.AcceptLoss && o.Dir == "":
+		return refuse("AcceptLoss without Dir")
 	case o.Memory && o.Dir != "":
 		return refuse("Memory and Dir contradict each other")
 	case o.Durability != SurviveCrash && o.Durability != SurvivePowerLoss:
@@ -140,6 +178,29 @@ func (o *Options) check() error {
 	return nil
 }
 
+// validTokens reports whether s is a subject without wildcards that has at most n
+// tokens.
+func validTokens(s string, n int) bool {
+	tokens := strings.Split(s, ".")
+	for _, token := range tokens {
+		if token == "" || token == "*" || token == ">" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			return false
+		}
+	}
+	return len(tokens) <= n
+}
+
+// apiPrefix is where JetStream's API is; "": where it is by default.
+func (o *Options) apiPrefix() string {
+	switch {
+	case o.Domain != "":
+		return "$JS." + o.Domain + ".API."
+	case o.APIPrefix != "":
+		return strings.TrimSuffix(o.APIPrefix, ".") + "."
+	}
+	return ""
+}
+
 // validURL reads URLs as nats.Connect does. What it cannot read is not shown in
 // the error: it may hold a password.
 func validURL(list string) bool {
@@ -157,6 +218,7 @@ func validURL(list string) bool {
 
 func (o *Options) withDefaults() Options {
 	c := *o
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultWriteTimeout)
 	c.CacheBytes = cmp.Or(c.CacheBytes, DefaultCacheBytes)
 	if c.InlineBytes = cmp.Or(c.InlineBytes, DefaultInlineBytes); c.InlineBytes < 0 {
 		c.InlineBytes = codec.MaxValueLen
@@ -172,8 +234,24 @@ func (o *Options) replication() replication.Config {
 	return replication.Config{
 		MustExist: o.MustExist,
 		Memory:    o.Memory || (o.Dir == "" && o.URL == "" && o.Conn == nil), Replicas: o.Replicas, MaxBytes: o.MaxBytes,
-		Synced: o.Durability == SurvivePowerLoss, CheckInterval: o.CheckInterval, Logger: o.Logger,
+		Synced: o.Durability == SurvivePowerLoss, InFile: o.Dir != "", CheckInterval: o.CheckInterval, Logger: o.Logger,
+		APIPrefix: o.apiPrefix(),
 	}
+}
+
+// past returns what is known of the namespace in Dir. Of the voters of a cluster no
+// single one decides what the log is.
+func (o *Options) past(namespace string) *past {
+	if o.Dir == "" || o.Cluster != nil {
+		return nil
+	}
+	p := readPast(o.Dir, namespace)
+	if o.AcceptLoss {
+		if err := p.accept(); err != nil {
+			o.Logger.Warn("nearkv: cannot accept the loss", "error", err)
+		}
+	}
+	return p
 }
 
 // A ReadOption changes one Get or GetAll.
@@ -197,6 +275,7 @@ type Condition interface {
 type readOptions struct {
 	atLeast   Revision
 	lazy      bool
+	skip      *skipDamaged
 	bounded   bool // staleness is valid
 	staleness time.Duration
 }

@@ -37,6 +37,8 @@ func TestNoListener(t *testing.T) {
 	}
 }
 
+func init() { roles["listener"] = playListener }
+
 // playListener listens, as a Store must not.
 func playListener(dir string) error {
 	for network, address := range map[string]string{"tcp4": "127.0.0.1:0", "unix": filepath.Join(dir, "socket")} {

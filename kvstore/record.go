@@ -44,6 +44,8 @@ type rare struct {
 	expires  int64  // unix milliseconds; 0: never
 	large    *large // where the value is, if it is not in the record
 	hides    int64  // unix milliseconds until when it hides older records that could come back; 0: for ever
+	unsure   bool   // only the server knows for how long it keeps the record
+	aged     bool   // it expires because the log removes it, not because the entry says so
 	due      int64  // when the index has to look at it, in unix milliseconds; 0: never. Guarded by index.mu
 }
 
@@ -52,8 +54,11 @@ func (x *index) newRecord(epoch uint64, m *replication.Message) *record {
 	r.revision, r.epoch = m.Revision, uint32(epoch) // nobody begins four billion times
 	r.size, r.deleted = uint32(m.Record.Size()), m.Record.Op == codec.OpDelete
 	r.stored.Store(m.Stored.UnixNano())
-	if len(m.Record.Metadata) > 0 || m.VisibleUntil != 0 || m.HidesUntil != 0 || m.Record.Object != nil {
-		r.rare = &rare{metadata: string(m.Record.Metadata), expires: m.VisibleUntil, hides: m.HidesUntil}
+	if len(m.Record.Metadata) > 0 || m.VisibleUntil != 0 || m.HidesUntil != 0 || m.Record.Object != nil || m.Unsure {
+		r.rare = &rare{
+			metadata: string(m.Record.Metadata), expires: m.VisibleUntil, hides: m.HidesUntil,
+			unsure: m.Unsure, aged: !r.deleted && m.VisibleUntil != m.Record.Expires,
+		}
 	}
 	if m.Record.Object != nil {
 		r.rare.large = &large{Object: *m.Record.Object, store: x.store}
@@ -131,11 +136,17 @@ func (r *record) leaving(now int64) bool {
 	return hides != 0 && hides <= now+1000
 }
 
+// lives reports whether the record has the life that m says. The log may have
+// been given another age limit since the record was made.
+func (r *record) lives(m *replication.Message) bool {
+	p := r.particulars()
+	return p.expires == m.VisibleUntil && p.hides == m.HidesUntil
+}
+
 // same tells whether m is certainly what the record was made of.
 func (r *record) same(m *replication.Message) bool {
 	_, ok := r.text()
-	p := r.particulars()
-	return (ok || p.large != nil) && r.like(m) && p.expires == m.VisibleUntil && p.hides == m.HidesUntil
+	return (ok || r.large() != nil) && r.like(m) && r.lives(m)
 }
 
 // like tells whether m can be what the record was made of. Another record can
@@ -150,6 +161,15 @@ func (r *record) likeValue(m *replication.Message) bool {
 	}
 	text, ok := r.text()
 	return (!ok || text == string(m.Record.Value)) && int(r.size) == len(m.Record.Value)
+}
+
+// madeOf reports whether the log answered with the very record: the same place, key,
+// time and size. A mirror of the log may have another one there, of a stream that was
+// deleted since. For a write of this Store the time is known when the feed has told
+// of it; until then the answer does not count.
+func (r *record) madeOf(m *replication.Message) bool {
+	return m.Revision == r.revision && m.Key == r.key() && m.Stored.UnixNano() == r.stored.Load() &&
+		m.Err == nil && m.Record.Object == nil && len(m.Record.Value) == int(r.size)
 }
 
 // large tells where the value is if it is not in the record; nil: it is.

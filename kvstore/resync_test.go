@@ -263,7 +263,7 @@ func (l *lab) log() map[string]seen {
 func (l *lab) content(s *Store) map[string]seen {
 	l.t.Helper()
 	content := make(map[string]seen)
-	for info := range s.Keys("") {
+	for _, info := range keysOf(l.t, s, "") {
 		e, err := s.Get(l.ctx, info.Name)
 		l.must(err)
 		content[info.Name] = seen{e.Revision(), e.Text()}
@@ -1014,6 +1014,8 @@ func TestRestore(t *testing.T) {
 // it the Store holds what the log holds, and those who watch it know.
 func TestRandomHarm(t *testing.T) {
 	inBubble(t, func(b bubble) {
+		began := time.Now()
+		defer func() { t.Logf("soak: harms=%d virtual_seconds=%d", 12*30, int(time.Since(began).Seconds())) }()
 		for seed := range uint64(12) {
 			b.labOnDisk(fmt.Sprintf("seed %d of %d", seed, *faultSeed), func(l *lab) {
 				random := rand.New(rand.NewPCG(seed, *faultSeed))

@@ -98,8 +98,8 @@ func (b *bulk) unqueue(r *run, i int) bool {
 }
 
 func (b *bulk) beginRun() bool {
-	if _, err := b.store.feed.Attached(b.ctx); err != nil {
-		return false
+	if _, err := b.store.feed.Attached(ended); err != nil {
+		return false // it may come back while a write waits for it by itself
 	}
 	r := new(run)
 	ingest, err := b.store.log.Ingest(
@@ -163,7 +163,7 @@ func (b *bulk) ranOut(r *run, n, last uint64, err error) {
 	go func() {
 		defer b.store.work.Done()
 		for _, q := range rest {
-			_, err := b.alone(q, uncertain).run(b.ctx)
+			_, err := b.alone(q, uncertain).run(b.writes)
 			b.carried(r, q, err)
 		}
 	}()
@@ -180,6 +180,7 @@ func (b *bulk) alone(q queued, uncertain bool) *write {
 
 // carried notes the end of a write that its run did not bring into the log.
 func (b *bulk) carried(r *run, q queued, err error) {
+	b.outOfTime(err)
 	b.store.stats.wrote(err)
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -38,6 +38,7 @@ func TestShareKill9(t *testing.T) {
 		m.end(m.serving)
 	}
 	m.verify(opened(t, "fleet", kvstore.Options{Dir: dir, Exclusive: true}))
+	t.Logf("soak: kills=%d operations=%d", kills, m.acked)
 	t.Logf("%d kills, %d writes acknowledged, %d of them increments; without writes p50 %v, p99 %v, beyond the start of the server p50 %v, p99 %v",
 		kills, m.acked, len(m.increments), quantile(m.gaps, 0.5), quantile(m.gaps, 0.99), quantile(beyond, 0.5), quantile(beyond, 0.99))
 }

@@ -262,7 +262,7 @@ func TestModified(t *testing.T) {
 		wantPut(t, s, fmt.Sprint(i), "value")
 	}
 	wantSync(t, s)
-	for info := range s.Keys("") {
+	for _, info := range keysOf(t, s, "") {
 		modified[info.Name] = wantText(t, s, info.Name, "value").Modified()
 	}
 	closeStore(t, s)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nearkv/nearkv/replication"
 	"github.com/puzpuzpuz/xsync/v4"
@@ -23,12 +24,13 @@ type Store struct {
 	flights flights
 	own     bool // the server
 
-	inlineBytes int64      // of Options
-	level       Durability // of the server, if it is ours
-	stats       stats
-	sweeper     sweeper
-	logger      *slog.Logger
-	trouble     atomic.Int64 // when a write last had to wait for the log; unix nanoseconds
+	inlineBytes  int64         // of Options
+	writeTimeout time.Duration // of Options
+	level        Durability    // of the server, if it is ours
+	stats        stats
+	sweeper      sweeper
+	logger       *slog.Logger
+	trouble      atomic.Int64 // when a write last had to wait for the log; unix nanoseconds
 
 	ctx    context.Context // ends with Close
 	stop   context.CancelFunc
@@ -85,7 +87,12 @@ func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
 }
 
 func open(ctx context.Context, b *backend, namespace string, opts *Options) (*Store, error) {
-	l, err := replication.Open(ctx, b.conn, namespace, opts.replication())
+	cfg, past := opts.replication(), opts.past(namespace)
+	cfg.MustExist = cfg.MustExist || past.known()
+	l, err := replication.Open(ctx, b.conn, namespace, cfg)
+	if past.known() && errors.Is(err, replication.ErrNoStream) {
+		return nil, past.gone()
+	}
 	if opts.MustExist && errors.Is(err, replication.ErrNoStream) {
 		return nil, fmt.Errorf("%w: %q", ErrNoNamespace, namespace)
 	}
@@ -95,7 +102,7 @@ func open(ctx context.Context, b *backend, namespace string, opts *Options) (*St
 	c := newCache(opts.CacheBytes)
 	s := &Store{
 		backend: b, log: l, index: newIndex(c), cache: c, own: b.member != nil, level: opts.Durability,
-		inlineBytes: opts.InlineBytes, logger: opts.Logger, sweeper: sweeper{wake: make(chan struct{}, 1)},
+		inlineBytes: opts.InlineBytes, writeTimeout: opts.WriteTimeout, logger: opts.Logger, sweeper: sweeper{wake: make(chan struct{}, 1)},
 		done: make(chan struct{}), gone: make(chan struct{}),
 		stats: stats{hits: xsync.NewCounter(), absent: xsync.NewCounter()},
 	}
@@ -108,6 +115,7 @@ func open(ctx context.Context, b *backend, namespace string, opts *Options) (*St
 		s.backend = nil // Open closes it
 		return nil, errors.Join(err, s.Close())
 	}
+	s.testify(past)
 	return s, nil
 }
 
@@ -146,6 +154,9 @@ func (s *Store) shutDown() error {
 	s.work.Wait()
 	s.index.close()
 	s.cache.close()
+	if err := s.index.witness.Load().close(); err != nil {
+		s.logger.Warn("nearkv: closing the witness of the log", "error", err)
+	}
 	if s.backend == nil {
 		return nil
 	}

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -101,7 +102,7 @@ func (s *Store) remove(ctx context.Context, name string) {
 	if s.index.refers(name) {
 		return // the log is not what it was when this was noted
 	}
-	if err := s.log.Objects().Remove(ctx, name); err != nil && ctx.Err() == nil {
+	if err := s.log.Objects().Remove(ctx, name); err != nil && ctx.Err() == nil && !errors.Is(err, ErrForbidden) {
 		s.logger.Warn("nearkv: a large value that is not needed any more cannot be removed", "object", name, "error", err)
 	}
 }

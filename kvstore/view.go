@@ -374,6 +374,8 @@ func (v *View[T]) Update(ctx context.Context, key string, f func(old T) (T, erro
 // before returns the value of a key, for an update that holds only as long as
 // that is so.
 func (v *View[T]) before(ctx context.Context, key string) (old T, is WriteOption, err error) {
+	ctx, cancel := v.store.limited(ctx)
+	defer cancel()
 	e, err := v.store.Get(ctx, key)
 	if errors.Is(err, ErrNotFound) {
 		return old, IfAbsent(), nil

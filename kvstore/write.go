@@ -34,6 +34,18 @@ type write struct {
 	before   uint64                  // revision of the key when the first of them was planned
 	expected replication.Expectation // of the last append
 	last     error                   // the reason for waiting
+	allowed  allowance               // if the context has no deadline
+	of       *batch                  // whose allowance counts; nil: its own
+}
+
+// bound returns ctx, or one that ends with what the write is allowed.
+func (w *write) bound(ctx context.Context) context.Context { return w.allowance().bound(ctx) }
+
+func (w *write) allowance() *allowance {
+	if w.of != nil {
+		return &w.of.allowed
+	}
+	return &w.allowed
 }
 
 var (
@@ -49,7 +61,11 @@ var (
 
 // run carries the write out.
 func (w *write) run(ctx context.Context) (Revision, error) {
-	ctx, cancel := w.change.limit(ctx)
+	if w.allowed.begun.IsZero() {
+		w.allowed.begin(w.store.writeTimeout)
+	}
+	defer w.allowed.end()
+	ctx, cancel := w.limit(ctx)
 	defer cancel()
 	if err := w.upload(ctx); err != nil {
 		return 0, err
@@ -72,13 +88,18 @@ func (w *write) repeat(
 	retry := replication.NewBackoff()
 	for {
 		epoch, err := w.attach(ctx)
-		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
+		switch {
+		case errors.Is(err, ErrNoSpace), errors.Is(err, ErrReadOnly):
 			return refused(ctx, err)
-		}
-		if err != nil {
+		case err != nil && replication.Lasting(err):
+			return 0, w.final(err)
+		case err != nil:
 			return 0, w.giveUp(err)
 		}
 		revision, err := try(ctx, epoch)
+		if err != nil {
+			ctx = w.bound(ctx) // the first try is bounded by what the log takes to answer
+		}
 		switch {
 		case err == nil:
 			return Revision(revision), nil
@@ -104,7 +125,10 @@ const diskEvery = time.Second
 func (w *write) attach(ctx context.Context) (uint64, error) {
 	disk := &w.store.backend.disk
 	if disk.probe == nil {
-		return w.store.feed.Attached(ctx)
+		if epoch, err := w.store.feed.Attached(ended); err == nil {
+			return epoch, nil
+		}
+		return w.store.feed.Attached(w.bound(ctx))
 	}
 	for {
 		if err := disk.check(w.change.size()); err != nil {
@@ -113,10 +137,11 @@ func (w *write) attach(ctx context.Context) (uint64, error) {
 		if epoch, err := w.store.feed.Attached(ended); err == nil {
 			return epoch, nil
 		}
+		ctx := w.bound(ctx)
 		short, cancel := context.WithTimeout(ctx, diskEvery)
 		epoch, err := w.store.feed.Attached(short)
 		cancel()
-		if err == nil || ctx.Err() != nil || errors.Is(err, replication.ErrClosed) {
+		if err == nil || ctx.Err() != nil || errors.Is(err, replication.ErrClosed) || replication.Lasting(err) {
 			return epoch, err
 		}
 		disk.failed()
@@ -154,7 +179,7 @@ func (w *write) refused(ctx context.Context, cause error) (Revision, error) {
 
 // passing tells whether it can help to try again after err.
 func (w *write) passing(err error) bool {
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOverloaded) || errors.Is(err, replication.ErrUncertain)
+	return !replication.Lasting(err) && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOverloaded) || errors.Is(err, replication.ErrUncertain))
 }
 
 // final is the error of a write that will not be tried again: the log refused.
@@ -199,6 +224,11 @@ func (w *write) try(ctx context.Context, epoch uint64) (uint64, error) {
 		}
 		return 0, w.conflict(k)
 	case stepAsk:
+		if k.aged {
+			if err := w.store.log.Refresh(ctx); err != nil {
+				return 0, err
+			}
+		}
 		_, err := w.ask(ctx, epoch)
 		return 0, retryUnless(err)
 	}
@@ -233,7 +263,7 @@ func (w *write) conflict(k known) error {
 // ask asks the leader for the last record of the key. The result is nil if the
 // log has none.
 func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, error) {
-	m, err := w.store.refresh(ctx, epoch, w.change.key)
+	m, err := w.store.refresh(w.bound(ctx), epoch, w.change.key)
 	if err != nil {
 		return nil, err
 	}
@@ -251,6 +281,9 @@ func (w *write) ask(ctx context.Context, epoch uint64) (*replication.Message, er
 
 func (w *write) append(ctx context.Context, epoch uint64, k known, rec codec.Record, expect replication.Expectation) (uint64, error) {
 	w.prepare(&rec, expect, k)
+	if w.store.log.CanGroup() { // it may wait for others
+		ctx = w.bound(ctx)
+	}
 	revision, err := w.store.log.Append(ctx, w.change.key, rec, expect)
 	switch {
 	case err == nil:
@@ -336,6 +369,7 @@ func (w *write) uncertain(before uint64) {
 func (w *write) applied(ctx context.Context, epoch, revision uint64, rec codec.Record) {
 	rec.Value = bytes.Clone(rec.Value)
 	for done := w.apply(epoch, revision, rec); !done; {
+		ctx := w.bound(ctx)
 		epoch, err := w.store.feed.Attached(ctx)
 		if err != nil {
 			return // the write has happened; only the replica is late

@@ -40,7 +40,7 @@ func (l *Log) Append(ctx context.Context, key string, rec codec.Record, expect E
 	if l.CanGroup() {
 		return l.group.append(ctx, key, header, rec.Value, expect)
 	}
-	m, err := l.requests.do(ctx, l.prefix+codec.Subject(key), header, rec.Value)
+	m, err := l.requests.do(ctx, l.subject(key), header, rec.Value)
 	return l.appended(m, err, key, expect)
 }
 
@@ -63,7 +63,7 @@ func (l *Log) Send(key string, rec codec.Record, expect Expectation, done func(r
 
 // start sends one record as a message of its own.
 func (l *Log) start(key string, header nats.Header, value []byte, expect Expectation, done func(uint64, error)) error {
-	err := l.requests.start(l.prefix+codec.Subject(key), header, value, func(m *nats.Msg, err error) {
+	err := l.requests.start(l.subject(key), header, value, func(m *nats.Msg, err error) {
 		done(l.appended(m, err, key, expect))
 	})
 	if err != nil {
@@ -86,6 +86,9 @@ func (l *Log) header(rec codec.Record, expect Expectation) (nats.Header, error) 
 			header = make(nats.Header, 1)
 		}
 		header[headerExpected] = []string{strconv.FormatUint(expect.Revision, 10)}
+	}
+	if header == nil && l.cfg.InFile {
+		header = codec.PlainHeader()
 	}
 	return header, nil
 }
@@ -125,10 +128,17 @@ func notAppended(err error) error {
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return fmt.Errorf("replication: %w: %w", ErrTooLarge, nats.ErrMaxPayload)
-	case errors.Is(err, ErrUnavailable):
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrForbidden) && !deaf(err):
 		return fmt.Errorf("replication: %w", err)
 	}
 	return fmt.Errorf("replication: %w: %w", ErrUncertain, err)
+}
+
+// deaf reports whether err says that only the answer was not permitted. nats.go says
+// so after a message was sent.
+func deaf(err error) bool {
+	forbidden, ok := errors.AsType[*ForbiddenError](err)
+	return ok && forbidden.Answers
 }
 
 // parseAck reads the acknowledgement as the server writes it, which is several

@@ -260,7 +260,7 @@ func TestErrorCodes(t *testing.T) {
 		10008: ErrUnavailable, 10023: ErrNoSpace, 10028: ErrNoSpace, 10037: ErrNoRecord, 10047: ErrNoSpace,
 		10054: ErrTooLarge, 10059: ErrNoStream, 10065: ErrUnsupported, 10071: ErrWrongRevision, 10077: ErrNoSpace,
 		10097: ErrTooLarge, 10164: ErrWrongRevision, 10166: ErrUnsupported, 10167: ErrOverloaded,
-		10001: ErrUnavailable, 0: ErrUnavailable,
+		10001: ErrRefused, 10113: ErrUnsupported, 10026: ErrLimit,
 	}
 	all := []error{ErrUnavailable, ErrNoSpace, ErrNoRecord, ErrTooLarge, ErrUnsupported, ErrWrongRevision, ErrOverloaded, ErrUncertain, ErrClosed}
 	for code, want := range tests {

@@ -2,27 +2,33 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
 
 // Attached waits until the log is followed and known to be the one that was
 // followed before, and returns the epoch. Writes that begin before could be
-// acknowledged by a log that the replica does not know yet.
+// acknowledged by a log that the replica does not know yet. If something keeps the
+// log from being followed that does not pass by itself (Lasting), that is the error.
 func (f *Feed) Attached(ctx context.Context) (epoch uint64, err error) {
 	for {
 		f.mu.Lock()
-		attached, epoch := f.attached, f.epoch
+		attached, epoch, refusal, refused := f.attached, f.epoch, f.refusal, f.refused
 		f.mu.Unlock()
-		if closed(attached) {
+		switch {
+		case closed(attached):
 			return epoch, nil
+		case refused != nil:
+			return 0, refused
 		}
 		select {
 		case <-attached:
+		case <-refusal:
 		case <-f.done:
 			return 0, ErrClosed
 		case <-ctx.Done():
-			return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, context.Cause(ctx))
+			return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, Ended(ctx))
 		}
 	}
 }
@@ -46,7 +52,35 @@ func (f *Feed) Reached(ctx context.Context, seq uint64) error {
 		return ErrClosed
 	case <-ctx.Done():
 		f.unwait(w)
-		return context.Cause(ctx)
+		return Ended(ctx)
+	}
+}
+
+// refuse notes why the log cannot be followed, if that lasts. It needs mu.
+func (f *Feed) refuse(err error) {
+	f.refused = nil
+	if closed(f.refusal) {
+		f.refusal = make(chan struct{})
+	}
+	// A cluster that is changing says that it has no room for a consumer.
+	if err != nil && Lasting(err) && !errors.Is(err, ErrNoSpace) {
+		f.refused = err
+		close(f.refusal)
+	}
+}
+
+// rest waits before the log is followed again after err. What does not pass by
+// itself is looked at every CheckInterval: somebody may have mended it.
+func (f *Feed) rest(ctx context.Context, retry *Backoff, err error) {
+	if err == nil || !Lasting(err) {
+		_ = retry.Wait(ctx, nil)
+		return
+	}
+	timer := time.NewTimer(f.log.cfg.CheckInterval)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -72,21 +106,25 @@ func (f *Feed) forget(w chan struct{}) {
 }
 
 // Settled waits until the feed is Live, or follows a log with damage that a
-// resync does not mend.
+// resync does not mend. If something keeps it from following the log that does not
+// pass by itself (Lasting), that is the error.
 func (f *Feed) Settled(ctx context.Context) error {
 	for {
 		f.mu.Lock()
-		changed, s, follows := f.changed, f.status, closed(f.attached)
+		changed, s, follows, refused := f.changed, f.status, closed(f.attached), f.refused
 		f.mu.Unlock()
-		if s.State == Live || (s.State == Degraded && follows) {
+		switch {
+		case s.State == Live || (s.State == Degraded && follows):
 			return nil
+		case refused != nil:
+			return refused
 		}
 		select {
 		case <-changed:
 		case <-f.done:
 			return ErrClosed
 		case <-ctx.Done():
-			return fmt.Errorf("replication: %w: %s: %w", ErrUnavailable, s.Reason, context.Cause(ctx))
+			return fmt.Errorf("replication: %w: %s: %w", ErrUnavailable, s.Reason, Ended(ctx))
 		}
 	}
 }

@@ -29,7 +29,7 @@ func (b *Backoff) Wait(ctx context.Context, stop <-chan struct{}) error {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return Ended(ctx)
 	case <-stop:
 		return ErrClosed
 	}

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -46,16 +47,31 @@ func (l *Log) AppendBatch(ctx context.Context, writes []Write) (uint64, error) {
 // server, for 10 s if the last does not come.
 func (l *Log) commitBatch(ctx context.Context, writes []Write, headers []nats.Header) (uint64, error) {
 	id, end := nuid.Next(), len(writes)-1
-	for i := range end {
-		w := &writes[i]
-		if err := l.stage(id, i, w.Key, headers[i], w.Record.Value); err != nil {
-			return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
-		}
+	subjects := make([]string, len(writes))
+	for i := range writes {
+		subjects[i] = l.subject(writes[i].Key)
 	}
-	header := commitHeader(headers[end], id, end)
-	answer, err := l.requests.do(ctx, l.prefix+codec.Subject(writes[end].Key), header, writes[end].Record.Value)
+	answer, err := l.requests.doLast(ctx, subjects, func(i int) error {
+		return l.stage(id, i, subjects[i], headers[i], writes[i].Record.Value)
+	}, commitHeader(headers[end], id, end), writes[end].Record.Value)
 	if err != nil {
+		l.dropBatch(id, subjects, err)
 		return 0, notAppended(err)
 	}
 	return l.parseBatchAck(answer.Data, id, uint64(len(writes)))
+}
+
+// dropBatch has the server forget the parts of a batch of which it has refused one,
+// instead of keeping them for 10 s: it gives up a batch in which a number is missing.
+func (l *Log) dropBatch(id string, subjects []string, cause error) {
+	forbidden, ok := errors.AsType[*ForbiddenError](cause)
+	if !ok {
+		return
+	}
+	for _, subject := range subjects[:len(subjects)-1] {
+		if subject != forbidden.Subject {
+			_ = l.stage(id, len(subjects)+1, subject, nil, nil) // else the server forgets it by itself
+			return
+		}
+	}
 }

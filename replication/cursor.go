@@ -1,5 +1,7 @@
 package replication
 
+import "time"
+
 // cursor decides what a replica does with what it hears of the log: apply it,
 // ignore it, follow again from where it is, or begin anew. It is a plain value:
 // no goroutine, no clock, no socket. Feed feeds it and does what it says.
@@ -25,6 +27,7 @@ type cursor struct {
 
 	// The two-sided check of an inspection.
 	asked   inquiry
+	asking  bool        // and the view has not come
 	hasty   bool        // asked out of turn
 	lagging uint64      // 1 + at.Sequence at the last inspection that found more to come; 0: none did
 	compare *comparison // to be made when at reaches its end
@@ -36,6 +39,23 @@ type cursor struct {
 	overdueInquiry uint64
 
 	doubt doubt
+
+	hold   hold
+	told   uint64 // revision of the last record that came in this epoch; 0: none
+	served bool   // the log has been read once: there are readers
+
+	// head is where the log ended by the last view. looked is at.Sequence+1 when the
+	// leader was last asked for the record after at; 0: it was not.
+	head, looked uint64
+	lookedHead   uint64 // head at that time
+	looking      bool   // and its answer is awaited
+	refused      bool   // and it did not say
+
+	// reread is from where records come again that were applied before; 0: they do
+	// not. See recognise.
+	reread uint64
+
+	maxAge time.Duration // of the stream, from which the life of records was derived
 }
 
 // doubt is about a difference in the number of subjects. A resync mends it, or
@@ -92,23 +112,30 @@ type comparison struct {
 type verdict uint8
 
 const (
-	inStep verdict = iota // nothing to do
-	apply                 // apply the record
-	ignore                // it says nothing
-	gap                   // something was missed: follow again from where we are
-	verify                // look whether the log still has what was delivered last
-	resync                // the log is not the one that was followed: begin anew
+	inStep  verdict = iota // nothing to do
+	apply                  // apply the record
+	ignore                 // it says nothing
+	gap                    // something was missed: follow again from where we are
+	verify                 // look whether the log still has what was delivered last
+	resync                 // the log is not the one that was followed: begin anew
+	confirm                // the replica should have the record already
 )
+
+const ageChanged = "the age limit of the stream was changed"
 
 // attach is told what the log looks like before it is followed (again).
 func (c *cursor) attach(v View) (verdict, string) {
 	c.compare, c.lagging, c.live, c.consumer = nil, 0, false, 0
-	c.target = v.Last
+	c.hold.forget()
+	c.asking, c.looking, c.refused, c.looked, c.reread = false, false, false, 0, 0
+	c.target, c.head = v.Last, v.Last
 	switch {
 	case c.at.Incarnation == "":
 		return resync, "first look at the log"
 	case c.at.Incarnation != v.Incarnation:
 		return resync, "the stream was created anew"
+	case c.maxAge != v.MaxAge:
+		return resync, ageChanged
 	case v.Last < c.at.Sequence:
 		return resync, "the stream was rolled back"
 	case c.at.Sequence == 0:
@@ -125,6 +152,7 @@ func (c *cursor) begin(v View) {
 	c.target = v.Last
 	c.recent = recent{}
 	c.overdue = 0
+	c.hold, c.told, c.maxAge = hold{ticks: c.hold.ticks}, 0, v.MaxAge
 }
 
 // following is told how many records the new consumer will deliver. When there
@@ -144,10 +172,106 @@ func (c *cursor) delivered(seq, consumerSeq uint64) verdict {
 	if consumerSeq != c.consumer {
 		return gap
 	}
-	if seq <= c.at.Sequence {
-		return resync // the log has there what it had not when we passed
+	if seq > c.at.Sequence {
+		return apply
 	}
-	return apply
+	if c.reread != 0 && seq >= c.reread {
+		return confirm
+	}
+	return resync // the log has there what it had not when we passed
+}
+
+// confirmed is told that the replica has a record that came again, with how many
+// more the consumer says it has to deliver.
+func (c *cursor) confirmed(pending uint64) {
+	switch {
+	case pending > 0 || c.live:
+	case c.at.Sequence >= c.target:
+		c.reached()
+	default:
+		c.lagging = c.at.Sequence + 1
+	}
+}
+
+// keep is told of a record before it is applied. It reports whether it is kept
+// back with its batch: release returns it later. Nobody reads a replica that has
+// not read the log once: it does not matter in which order that comes about.
+func (c *cursor) keep(m *Message) bool {
+	b := m.Record.Batch
+	if !c.hold.active() && (b.Count <= 1 || !c.served && m.Revision+uint64(b.Count-b.Index) <= c.target) {
+		return false
+	}
+	return c.hold.add(m, c.told)
+}
+
+// release returns what was kept back and is to be applied now, at once, and
+// whether the replica is to be swept afterwards.
+func (c *cursor) release() (ms []Message, sweep bool) {
+	c.hold.passed(c.at.Sequence)
+	return c.hold.cut(c.at.Sequence)
+}
+
+// visible returns up to which revision the replica has been given everything.
+func (c *cursor) visible() uint64 {
+	if c.hold.active() {
+		return min(c.at.Sequence, c.hold.msgs[0].Revision-1)
+	}
+	return c.at.Sequence
+}
+
+// wants returns what is to be asked for while records are kept back: a view of the
+// log, or the record that comes next. It is called when all that has arrived is
+// handled.
+func (c *cursor) wants() (view, next bool) {
+	h, at := &c.hold, c.at.Sequence
+	switch {
+	case !h.active():
+		return false, false
+	case h.start != 0 && !h.barrier:
+		next = true
+	case h.start != 0 && !h.asked, h.missing && !h.sought:
+		return !c.asking, false
+	}
+	goal := h.until
+	if h.start != 0 && h.viewed {
+		goal = h.end()
+	}
+	goal = min(goal, c.head)
+	next = next || at < goal && (c.looked != at+1 || c.lookedHead < goal)
+	return false, next && !c.looking && !c.refused
+}
+
+// look notes that the leader is asked for the first record after at.
+func (c *cursor) look() (from uint64) {
+	c.looking, c.looked, c.lookedHead = true, c.at.Sequence+1, c.head
+	c.hold.reading = true
+	return c.looked
+}
+
+// seen is told of the leader's answer: whether there is such a record. If there is
+// none, what the view before that counted is gone. It reports whether that completes
+// a resync.
+func (c *cursor) seen(exists bool) (swept bool) {
+	c.looking = false
+	c.hold.barrier = c.hold.barrier || c.hold.reading
+	if exists || c.looked != c.at.Sequence+1 || c.lookedHead < c.looked {
+		return false
+	}
+	c.skipped += c.lookedHead - c.at.Sequence
+	c.at.Sequence = c.lookedHead
+	if c.live || c.at.Sequence < c.target {
+		return false
+	}
+	return c.reached()
+}
+
+// unseen is told that the leader did not say. It is asked again after a tick.
+func (c *cursor) unseen() { c.looking, c.refused = false, true }
+
+// tick is called every CheckInterval.
+func (c *cursor) tick() {
+	c.hold.tick(c.at.Sequence)
+	c.looking, c.refused, c.looked = false, false, 0
 }
 
 // applied is told of a record after it was applied, with how many more the
@@ -158,7 +282,7 @@ func (c *cursor) delivered(seq, consumerSeq uint64) verdict {
 // removed: then an inspection that finds no progress is enough to look.
 func (c *cursor) applied(l landmark, pending uint64) (swept bool) {
 	c.skipped += l.revision - c.at.Sequence - 1
-	c.at.Sequence = l.revision
+	c.at.Sequence, c.told, c.reread = l.revision, l.revision, 0
 	c.recent.add(l)
 	if c.live {
 		return false
@@ -178,12 +302,22 @@ func (c *cursor) perhapsEnded() bool { return !c.live && c.lagging == c.at.Seque
 func (c *cursor) reached() (swept bool) {
 	swept = c.resyncing
 	c.live, c.resyncing = true, false
-	return swept
+	if !swept {
+		return false
+	}
+	c.served = true
+	if c.hold.active() {
+		c.hold.sweep = true // after the release
+		return false
+	}
+	return true
 }
 
 // ask notes that a view is asked for.
 func (c *cursor) ask() {
 	c.asked, c.hasty = inquiry{c.asked.number + 1, c.at.Sequence, c.skipped}, false
+	c.hold.ask()
+	c.asking = true
 }
 
 // hasten notes that the view was asked for out of turn. That nothing has come since
@@ -192,12 +326,18 @@ func (c *cursor) hasten() { c.hasty = true }
 
 // inspect is told the view that was asked for.
 func (c *cursor) inspect(v View) (verdict, string) {
+	c.asking = false
 	if v.Incarnation != c.at.Incarnation {
 		return resync, "the stream was created anew"
 	}
 	if v.Last < c.asked.sequence {
 		return resync, "the stream was rolled back"
 	}
+	if v.MaxAge != c.maxAge {
+		return resync, ageChanged
+	}
+	c.head = v.Last
+	c.hold.view(v.Last, v.Replicas <= 1)
 	if v.Last < c.at.Sequence {
 		return inStep, "" // the view is older than what was delivered since
 	}

@@ -1,12 +1,16 @@
 package replication
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/nearkv/nearkv/codec"
 )
 
 // The slow, obvious model: a log is a list of records, and what a replica has
@@ -21,6 +25,7 @@ type modelRecord struct {
 	subject string
 	seq     uint64
 	stamp   int64
+	batch   codec.Batch
 }
 
 // modelLog keeps the last record of each subject.
@@ -34,10 +39,10 @@ func (l *modelLog) clone() modelLog {
 	return modelLog{l.incarnation, l.last, slices.Clone(l.records)}
 }
 
-func (l *modelLog) write(subject string, stamp int64) modelRecord {
+func (l *modelLog) write(subject string, stamp int64, batch codec.Batch) modelRecord {
 	l.remove(subject)
 	l.last++
-	r := modelRecord{subject, l.last, stamp}
+	r := modelRecord{subject, l.last, stamp, batch}
 	l.records = append(l.records, r)
 	return r
 }
@@ -117,10 +122,18 @@ type modelFeed struct {
 	wire     []modelDelivery
 	asked    bool  // a view is to be taken
 	taken    *View // a view is on its way
+	looks    bool  // the leader is asked for the next record
+
+	committing []modelRecord // the parts of a batch that are not stored yet, by subject
+	batches    [][]modelRecord
+	opened     uint64 // where the log ended when its first reading began, at last
 }
 
 func (f *modelFeed) attach() {
 	v := f.log.view()
+	if !f.cursor.served {
+		f.opened = v.Last
+	}
 	what, why := f.cursor.attach(v)
 	if f.restart != "" {
 		what, why = resync, f.restart
@@ -136,10 +149,8 @@ func (f *modelFeed) attach() {
 		clear(f.ahead)
 		from = 1
 	}
-	f.attached, f.next, f.sent, f.wire = true, from, 0, nil
-	if f.cursor.following(uint64(len(f.log.from(f.next)))) {
-		f.sweep()
-	}
+	f.attached, f.next, f.sent, f.wire, f.looks = true, from, 0, nil, false
+	f.settled(f.cursor.following(uint64(len(f.log.from(f.next)))))
 	f.ask()
 }
 
@@ -149,6 +160,13 @@ func (f *modelFeed) recognise() (what verdict, why string, from uint64) {
 		s := sighting{same: found && r.subject == l.subject && r.stamp == l.stored, last: f.log.lastOf(l.subject)}
 		if v := f.cursor.recognise(l, s); v != ignore {
 			return v, "the log has lost or changed records", l.revision + 1
+		}
+	}
+	older := slices.SortedFunc(maps.Values(f.held), func(a, b modelHeld) int { return cmp.Compare(b.seq, a.seq) })
+	for _, h := range older {
+		if r, found := f.log.at(h.seq); h.seq <= f.cursor.visible() && found && r == h.modelRecord {
+			f.cursor.reread = h.seq + 1
+			return inStep, "", h.seq + 1
 		}
 	}
 	f.lost++
@@ -162,7 +180,7 @@ func (f *modelFeed) detach(restart string) {
 	if restart != "" {
 		f.restart = restart
 	}
-	f.wire, f.asked, f.taken = nil, false, nil
+	f.wire, f.asked, f.taken, f.looks = nil, false, nil, false
 }
 
 // send puts the next record on the wire.
@@ -189,20 +207,87 @@ func (f *modelFeed) receive() {
 	case resync:
 		f.detach("the log has records that it had not")
 		return
+	case confirm:
+		h := f.held[d.subject]
+		if !f.cursor.hold.has(d.seq) && h.modelRecord != d.modelRecord && h.seq <= f.cursor.visible() {
+			f.detach("the log has records that the replica does not have")
+			return
+		}
+		f.cursor.confirmed(d.pending)
+		f.pursue()
+		return
 	}
-	if f.ahead[d.subject] <= d.seq {
-		delete(f.ahead, d.subject)
+	m := Message{Subject: d.subject, Revision: d.seq, Stored: time.Unix(0, d.stamp), Record: codec.Record{Batch: d.batch}}
+	if !f.cursor.keep(&m) {
+		f.apply(d.modelRecord)
 	}
-	f.hold(d.modelRecord)
-	l := landmark{subject: d.subject, revision: d.seq, stored: d.stamp}
-	if f.cursor.applied(l, d.pending) {
+	f.settled(f.cursor.applied(landmark{subject: d.subject, revision: d.seq, stored: d.stamp}, d.pending))
+	f.check()
+	f.pursue()
+}
+
+func (f *modelFeed) apply(r modelRecord) {
+	if f.ahead[r.subject] <= r.seq {
+		delete(f.ahead, r.subject)
+	}
+	f.hold(r)
+}
+
+// settled applies what was kept back, as Feed does.
+func (f *modelFeed) settled(swept bool) {
+	ms, sweep := f.cursor.release()
+	for _, m := range ms {
+		r, found := f.log.at(m.Revision)
+		if !found || r.subject != m.Subject { // it has been replaced since
+			r = modelRecord{m.Subject, m.Revision, m.Stored.UnixNano(), m.Record.Batch}
+		}
+		f.apply(r)
+	}
+	if swept || sweep {
 		f.sweep()
 	}
-	f.check()
+}
+
+// pursue asks for what ends the keeping back of records, as Feed does.
+func (f *modelFeed) pursue() {
+	if !f.attached || len(f.wire) > 0 {
+		return
+	}
+	switch view, next := f.cursor.wants(); {
+	case view:
+		f.ask()
+		f.cursor.hasten()
+	case next:
+		f.cursor.look()
+		f.looks = true
+	}
+}
+
+// seen is the leader's answer to what comes next. It does not answer while it stores
+// a batch.
+func (f *modelFeed) seen() {
+	if !f.looks || len(f.committing) > 0 {
+		return
+	}
+	f.looks = false
+	f.settled(f.cursor.seen(len(f.log.from(f.cursor.looked)) > 0))
+	f.pursue()
+}
+
+// commit stores the next part of a batch.
+func (f *modelFeed) commit() {
+	if len(f.committing) == 0 {
+		return
+	}
+	r := f.committing[0]
+	f.committing = f.committing[1:]
+	f.clock++
+	last := len(f.batches) - 1
+	f.batches[last] = append(f.batches[last], f.log.write(r.subject, f.clock, r.batch))
 }
 
 func (f *modelFeed) hold(r modelRecord) bool {
-	if h, ok := f.held[r.subject]; ok && h.epoch == f.cursor.epoch && (h.seq > r.seq || h.modelRecord == r) {
+	if h, ok := f.held[r.subject]; ok && h.epoch == f.cursor.epoch && (h.seq > r.seq || h.seq == r.seq && h.stamp == r.stamp) {
 		return false
 	}
 	f.held[r.subject] = modelHeld{r, f.cursor.epoch}
@@ -256,11 +341,25 @@ func (f *modelFeed) look() {
 		f.detach("")
 		return
 	}
+	f.settled(false)
 	f.check()
+	f.pursue()
+}
+
+// tick is what Feed does at each CheckInterval.
+func (f *modelFeed) tick() {
+	if !f.attached {
+		return
+	}
+	f.cursor.tick()
+	f.looks = false
+	f.settled(false)
+	f.ask()
+	f.pursue()
 }
 
 func (f *modelFeed) check() {
-	if !f.cursor.due() {
+	if !f.cursor.due() || f.cursor.hold.active() {
 		return
 	}
 	t := Tally{Least: len(f.held) - len(f.ahead), Most: len(f.held)}
@@ -276,6 +375,9 @@ func (f *modelFeed) check() {
 
 // calm lets everything arrive, and a few inspections pass.
 func (f *modelFeed) calm() {
+	for len(f.committing) > 0 {
+		f.commit()
+	}
 	for len(f.acks) > 0 {
 		f.acknowledge()
 	}
@@ -291,10 +393,18 @@ func (f *modelFeed) calm() {
 			}
 		}
 		if f.attached && f.taken == nil && !f.asked {
-			f.ask()
+			f.tick()
 		}
+		f.quiet()
+	}
+}
+
+// quiet answers whatever was asked.
+func (f *modelFeed) quiet() {
+	for f.asked || f.taken != nil || f.looks {
 		f.take()
 		f.look()
+		f.seen()
 	}
 }
 
@@ -305,16 +415,32 @@ func (f *modelFeed) actions() map[string]func(*rapid.T) {
 	subject := func(t *rapid.T) string { return modelSubjects.Draw(t, "subject") }
 	return map[string]func(*rapid.T){
 		"write": func(t *rapid.T) {
-			f.clock++
-			f.log.write(subject(t), f.clock)
+			if len(f.committing) == 0 {
+				f.clock++
+				f.log.write(subject(t), f.clock, codec.Batch{})
+			}
 		},
 		"write of our own": func(t *rapid.T) {
-			if !f.attached {
+			if !f.attached || len(f.committing) > 0 {
 				return
 			}
 			f.clock++
-			f.acks = append(f.acks, modelHeld{f.log.write(subject(t), f.clock), f.cursor.epoch})
+			f.acks = append(f.acks, modelHeld{f.log.write(subject(t), f.clock, codec.Batch{}), f.cursor.epoch})
 		},
+		"batch": func(t *rapid.T) {
+			if len(f.committing) > 0 {
+				return
+			}
+			subjects := rapid.SliceOfNDistinct(modelSubjects, 2, 4, rapid.ID).Draw(t, "subjects")
+			for i, s := range subjects {
+				f.committing = append(f.committing, modelRecord{subject: s, batch: codec.Batch{Index: i + 1, Count: len(subjects)}})
+			}
+			f.batches = append(f.batches, nil)
+			f.commit()
+		},
+		"commit":      func(*rapid.T) { f.commit() },
+		"seen":        func(*rapid.T) { f.seen() },
+		"tick":        func(*rapid.T) { f.tick() },
 		"acknowledge": func(*rapid.T) { f.acknowledge() },
 		"send":        func(*rapid.T) { f.send() },
 		"receive":     func(*rapid.T) { f.receive() },
@@ -334,6 +460,18 @@ func (f *modelFeed) actions() map[string]func(*rapid.T) {
 	}
 }
 
+// forge puts the header of a batch on a record that is part of none.
+func (f *modelFeed) forge(actions map[string]func(*rapid.T)) {
+	actions["forge"] = func(t *rapid.T) {
+		if len(f.committing) > 0 {
+			return
+		}
+		count := rapid.IntRange(2, 9).Draw(t, "count")
+		f.clock++
+		f.log.write(modelSubjects.Draw(t, "subject"), f.clock, codec.Batch{Index: rapid.IntRange(1, count).Draw(t, "index"), Count: count})
+	}
+}
+
 // harm is what should not happen to a log. A restore that brings back a record
 // that was purged, and a purge of another, are one thing that nobody can see: the
 // log has as many records as before, and ends where it did. So after the one
@@ -350,7 +488,7 @@ func (f *modelFeed) harm(actions map[string]func(*rapid.T)) {
 		}
 	}
 	actions["recreate"] = func(*rapid.T) {
-		f.log = modelLog{incarnation: f.log.incarnation + 1}
+		f.log, f.committing = modelLog{incarnation: f.log.incarnation + 1}, nil
 		f.next, f.wire = 1<<63, nil // the consumer is gone, and nobody tells
 	}
 	actions["save"] = func(*rapid.T) { f.saved = f.log.clone() }
@@ -360,7 +498,7 @@ func (f *modelFeed) harm(actions map[string]func(*rapid.T)) {
 				f.revived = true
 			}
 		}
-		f.log = f.saved.clone()
+		f.log, f.committing = f.saved.clone(), nil
 		f.detach("")
 	}
 }
@@ -383,14 +521,60 @@ func TestCursorConverges(t *testing.T) {
 		f := newModelFeed(t)
 		actions := f.actions()
 		f.harm(actions)
+		f.forge(actions)
 		t.Repeat(actions)
 		f.calm()
 		held := make(map[string]modelRecord)
 		for subject, h := range f.held {
 			held[subject] = h.modelRecord
 		}
-		if want := f.log.content(); !maps.Equal(held, want) {
+		want := f.log.content()
+		for _, m := range []map[string]modelRecord{held, want} {
+			for subject, r := range m { // a forged one loses its header
+				r.batch = codec.Batch{}
+				m[subject] = r
+			}
+		}
+		if !maps.Equal(held, want) {
 			t.Fatalf("the replica holds\n%v, the log\n%v", held, want)
+		}
+		if f.cursor.hold.active() {
+			t.Fatalf("records are still kept back: %+v", f.cursor.hold)
+		}
+	})
+}
+
+// No replica shows a part of a batch, however late its parts come, and whatever has
+// replaced some of them; and when it is left alone it shows all. Not counted are the
+// batches that the log had when it was read first: what replaced a part of them may
+// come a moment later.
+func TestCursorShowsBatchesWhole(t *testing.T) {
+	checkOften(t, func(t *rapid.T) {
+		f := newModelFeed(t)
+		actions := f.actions()
+		delete(actions, "write of our own") // is seen at once, also before an older batch
+		delete(actions, "tick")             // of which two in a row end the waiting
+		actions[""] = func(t *rapid.T) {
+			for _, parts := range f.batches {
+				if len(parts) == 0 || parts[0].seq <= f.opened {
+					continue
+				}
+				shown, told := 0, false
+				for _, p := range parts {
+					told = told || f.held[p.subject].seq == p.seq
+					if f.held[p.subject].seq >= p.seq {
+						shown++
+					}
+				}
+				if f.cursor.served && told && shown != len(parts) {
+					t.Fatalf("of the batch\n%v the replica shows %d, it holds\n%v", parts, shown, f.held)
+				}
+			}
+		}
+		t.Repeat(actions)
+		f.calm()
+		if at := f.cursor.visible(); at < f.log.last {
+			t.Fatalf("the replica shows all up to %d, the log ends at %d", at, f.log.last)
 		}
 	})
 }

@@ -149,7 +149,7 @@ func (d *download) fetch() ([]*nats.Msg, error) {
 				return nil, fmt.Errorf("replication: %w: %s", ErrNoObject, d.object.Name)
 			}
 			return nil, d.damaged("the end is missing")
-		case !errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
+		case !errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed), Lasting(err):
 			return nil, err
 		}
 		if ended := retry.Wait(d.ctx, nil); ended != nil {
@@ -164,7 +164,7 @@ func (d *download) fetchOnce() ([]*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunks, err := o.log.requests.gather(d.ctx, "$JS.API.DIRECT.GET."+o.stream, query, readAhead)
+	chunks, err := o.log.requests.gather(d.ctx, o.log.api("DIRECT.GET."+o.stream), query, readAhead)
 	if err != nil && !errors.Is(err, nats.ErrNoResponders) {
 		return nil, unanswered(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/nearkv/nearkv/codec"
 )
 
 // Replica is what a Feed keeps up to date. The Feed calls it from one
@@ -23,6 +25,15 @@ type Replica interface {
 	ApplyAll(epoch uint64, ms []Message)
 	// Sweep ends a resync: what was not applied in this epoch does not exist.
 	Sweep(epoch uint64)
+	// Landmarks returns records that the replica holds, none with a revision beyond
+	// upTo, from the newest to older ones, spread over all of them.
+	Landmarks(upTo uint64) []Landmark
+	// Holds reports whether the replica holds a record, or one that is newer than
+	// upTo. It is asked about records up to upTo that the log tells of again.
+	Holds(m *Message, upTo uint64) bool
+	// Applied is called when the replica has been given all that has arrived, up to at,
+	// and is Live.
+	Applied(at Position)
 	// Tally says what the replica believes to be in the log. now is a moment by
 	// the server's clock.
 	Tally(now time.Time) Tally
@@ -40,15 +51,14 @@ type Feed struct {
 	doubts chan string   // of capacity 1: resync, for this reason
 
 	// Owned by the goroutine of run.
-	cursor  cursor
-	restart string    // why the next attach must be a resync
-	askedAt time.Time // when the view that is awaited was asked for
-	viewed  bool      // a view has come since the last tick
-	silent  int       // ticks in a row without a view, or without a sign of the tap
-	again   bool      // the log that is read anew is the one that was followed, and has copies
-	hold    hold
-	served  bool      // the log has been read once: there are readers
-	past    time.Time // since when views tell of a log that ends before what was delivered; zero: they do not
+	cursor   cursor
+	restart  string    // why the next attach must be a resync
+	askedAt  time.Time // when the view that is awaited was asked for
+	askAgain bool      // when it has come
+	viewed   bool      // a view has come since the last tick
+	silent   int       // ticks in a row without a view, or without a sign of the tap
+	again    bool      // the log that is read anew is the one that was followed, and has copies
+	past     time.Time // since when views tell of a log that ends before what was delivered; zero: they do not
 
 	applied atomic.Uint64 // cursor.at.Sequence, after the replica has applied it
 	head    atomic.Uint64
@@ -56,8 +66,11 @@ type Feed struct {
 
 	mu       sync.Mutex // held for moments only
 	status   Status
+	loss     string // what the log lacks; "": nothing
 	epoch    uint64
 	attached chan struct{} // closed while the log is followed
+	refused  error         // what keeps the log from being followed and does not pass by itself; nil: nothing does
+	refusal  chan struct{} // closed while there is such an error
 	changed  chan struct{} // closed, and renewed, when the state changes
 	waiters  map[chan struct{}]uint64
 }
@@ -69,7 +82,7 @@ func (l *Log) Follow(r Replica) *Feed {
 		log: l, replica: r, stop: stop, done: make(chan struct{}),
 		nudges: make(chan struct{}, 1), doubts: make(chan string, 1),
 		status:   Status{State: Syncing, Since: time.Now(), Reason: "not connected yet"},
-		attached: make(chan struct{}), changed: make(chan struct{}), waiters: make(map[chan struct{}]uint64),
+		attached: make(chan struct{}), refusal: make(chan struct{}), changed: make(chan struct{}), waiters: make(map[chan struct{}]uint64),
 	}
 	go f.run(ctx)
 	return f
@@ -86,6 +99,10 @@ func (f *Feed) run(ctx context.Context) {
 	retry := NewBackoff()
 	for ctx.Err() == nil {
 		down, err := f.log.link.wait(ctx)
+		if errors.Is(err, ErrDisconnected) {
+			f.detached(err)
+			<-ctx.Done()
+		}
 		if err != nil {
 			break
 		}
@@ -99,7 +116,7 @@ func (f *Feed) run(ctx context.Context) {
 			}
 		}
 		f.detached(err)
-		_ = retry.Wait(ctx, nil)
+		f.rest(ctx, retry, err)
 	}
 	f.setState(Closed, "")
 }
@@ -162,11 +179,7 @@ func (f *Feed) begun(ctx context.Context, t *tap, view View) error {
 	}
 	f.silent, f.viewed = 0, true
 	f.note(view.Last)
-	swept := f.cursor.following(pending)
-	f.release(f.hold.reached(f.cursor.at.Sequence))
-	if swept {
-		f.sweep()
-	}
+	f.settled(f.cursor.following(pending))
 	return nil
 }
 
@@ -198,7 +211,6 @@ func (f *Feed) begin(view View, why string) {
 	f.restart = ""
 	f.again = view.Replicas > 1 && view.Incarnation == f.cursor.at.Incarnation && view.Last >= f.cursor.at.Sequence
 	f.cursor.begin(view)
-	f.hold = hold{}
 	f.head.Store(view.Last)
 }
 
@@ -223,12 +235,39 @@ func (f *Feed) recognise(ctx context.Context, view View) (what verdict, why stri
 		// come. On one server that can hide a rollback; a quorum does not forget.
 		return inStep, "", f.cursor.at.Sequence + 1, nil
 	}
+	return f.recogniseOlder(ctx, view)
+}
+
+// recogniseOlder looks for the newest of the records of the replica that the log
+// still has, and has the log followed from there. What comes again has to be what the
+// replica holds. So a log is not read from its start because a few keys are written
+// again and again.
+func (f *Feed) recogniseOlder(ctx context.Context, view View) (what verdict, why string, from uint64, err error) {
+	for _, older := range f.replica.Landmarks(f.cursor.visible()) {
+		l := landmark{f.log.prefix + codec.Subject(older.Key), older.Revision, older.Stored, older.KeptUntil}
+		s, err := f.sight(ctx, l, view)
+		if err != nil {
+			return 0, "", 0, err
+		}
+		if f.cursor.recognise(l, s) == inStep {
+			f.cursor.reread = l.revision + 1
+			return inStep, "", l.revision + 1, nil
+		}
+	}
 	return resync, "the log cannot be recognised", 1, nil
+}
+
+// Landmark is a record that a replica holds, by which it recognises a log.
+type Landmark struct {
+	Key       string
+	Revision  uint64
+	Stored    int64 // unix nanoseconds
+	KeptUntil int64 // unix milliseconds; 0: forever
 }
 
 func (f *Feed) sight(ctx context.Context, l landmark, view View) (sighting, error) {
 	s := sighting{now: view.Taken.UnixMilli()}
-	m, err := f.log.Load(ctx, l.revision)
+	m, err := f.log.loadLeader(ctx, revisionQuery(l.revision)) // a mirror may have what the log has lost
 	if err == nil && m.Subject == l.subject && m.Stored.UnixNano() == l.stored {
 		s.same = true
 		return s, nil
@@ -292,7 +331,27 @@ func (f *Feed) receive(t *tap, m *nats.Msg) error {
 	for n := len(t.msgs); n > 0 && err == nil; n-- {
 		err = f.handle(t, <-t.msgs)
 	}
+	if err == nil {
+		f.pursue(t)
+		f.tellApplied()
+	}
 	return err
+}
+
+func (f *Feed) tellApplied() {
+	if f.cursor.live {
+		f.replica.Applied(Position{f.cursor.at.Incarnation, f.cursor.visible()})
+	}
+}
+
+// pursue asks for what ends the keeping back of records.
+func (f *Feed) pursue(t *tap) {
+	switch view, next := f.cursor.wants(); {
+	case view:
+		f.askNow(t)
+	case next:
+		_ = t.askNext(f.cursor.look()) // if it cannot be sent, the link or the silence will tell
+	}
 }
 
 func (f *Feed) handle(t *tap, m *nats.Msg) error {
@@ -301,14 +360,31 @@ func (f *Feed) handle(t *tap, m *nats.Msg) error {
 			return f.deliver(t, m, d)
 		}
 	}
-	answer, latest := t.answer(m)
-	switch {
-	case latest:
-		return f.view(m)
-	case answer:
+	switch t.kind(m) {
+	case latestView:
+		err := f.view(m)
+		if err == nil && f.askAgain {
+			f.askNow(t)
+		}
+		return err
+	case nextRecord:
+		f.seen(m)
+		return nil
+	case lateAnswer:
 		return nil
 	}
 	return t.status(m)
+}
+
+// seen handles the answer to askNext.
+func (f *Feed) seen(m *nats.Msg) {
+	switch exists, err := f.log.parseNext(m); {
+	case err != nil:
+		f.cursor.unseen()
+	default:
+		f.settled(f.cursor.seen(exists))
+		f.publish()
+	}
 }
 
 func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
@@ -318,12 +394,16 @@ func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
 	case resync:
 		f.restart = "the log has records that it had not"
 		return errAgain
+	case confirm:
+		if err := f.confirm(m, d); err != nil {
+			return err
+		}
+		return t.taken()
 	}
 	if err := f.apply(m, d); err != nil {
 		return err
 	}
-	if f.cursor.perhapsEnded() || f.hold.ask && !f.hold.asked {
-		f.hold.asked = f.hold.ask
+	if f.cursor.perhapsEnded() {
 		f.askNow(t)
 	}
 	return t.taken()
@@ -331,15 +411,15 @@ func (f *Feed) deliver(t *tap, m *nats.Msg, d delivery) error {
 
 func (f *Feed) apply(m *nats.Msg, d delivery) error {
 	msg := f.log.message(m.Subject, d.seq, time.Unix(0, d.stored), m.Header, m.Data)
-	msg.Again = f.again && f.cursor.resyncing
-	complete := f.keep(msg)
-	wasLive := f.cursor.live
-	l := landmark{subject: msg.Subject, revision: d.seq, stored: d.stored, keptUntil: msg.KeptUntil}
-	swept := f.cursor.applied(l, d.pending)
-	f.release(complete)
-	if swept {
-		f.sweep()
+	if malformedHeader(m) {
+		msg.damage(errHeader)
 	}
+	msg.Again = f.again && f.cursor.resyncing
+	if !f.cursor.keep(&msg) {
+		f.replica.Apply(f.cursor.epoch, msg)
+	}
+	wasLive := f.cursor.live
+	f.settled(f.cursor.applied(landmark{subject: msg.Subject, revision: d.seq, stored: d.stored, keptUntil: msg.KeptUntil}, d.pending))
 	f.note(d.seq)
 	f.publish()
 	if f.cursor.live != wasLive {
@@ -348,40 +428,34 @@ func (f *Feed) apply(m *nats.Msg, d delivery) error {
 	return f.compare()
 }
 
-// keep has a record applied, or kept back with its batch. It tells whether what is
-// kept back can be applied now. Nobody reads a replica that has not read the log
-// once: it does not matter in which order that comes about.
-func (f *Feed) keep(m Message) (complete bool) {
-	b := m.Record.Batch
-	end := m.Revision + uint64(b.Count-b.Index)
-	if !f.hold.active() && (b.Count <= 1 || !f.served && end <= f.cursor.target) {
-		f.replica.Apply(f.cursor.epoch, m)
-		return false
+// confirm handles a record that comes again, see recogniseOlder.
+func (f *Feed) confirm(m *nats.Msg, d delivery) error {
+	msg := f.log.message(m.Subject, d.seq, time.Unix(0, d.stored), m.Header, m.Data)
+	if !f.cursor.hold.has(d.seq) && !f.replica.Holds(&msg, f.cursor.visible()) {
+		f.restart = "the log has records that the replica does not have"
+		return errAgain
 	}
-	return f.hold.add(m)
+	wasLive := f.cursor.live
+	f.cursor.confirmed(d.pending)
+	if f.cursor.live != wasLive {
+		f.settle()
+	}
+	return nil
 }
 
-// release applies what was kept back, if that is complete.
-func (f *Feed) release(complete bool) {
-	if !complete {
-		return
+// settled applies what was kept back, if that is complete, and sweeps the replica
+// if it has read the log to its end.
+func (f *Feed) settled(swept bool) {
+	ms, sweep := f.cursor.release()
+	if len(ms) > 0 {
+		f.replica.ApplyAll(f.cursor.epoch, ms)
 	}
-	h := f.hold
-	f.hold = hold{}
-	f.replica.ApplyAll(f.cursor.epoch, h.msgs)
-	if h.sweep {
-		f.sweep()
+	if swept || sweep {
+		f.replica.Sweep(f.cursor.epoch)
 	}
-}
-
-// sweep ends a resync, when nothing of it is kept back.
-func (f *Feed) sweep() {
-	f.served = true
-	if f.hold.active() {
-		f.hold.sweep = true
-		return
+	if len(ms) > 0 {
+		f.settle()
 	}
-	f.replica.Sweep(f.cursor.epoch)
 }
 
 // inspect runs at every tick: it looks for signs of life and asks for the view.
@@ -394,25 +468,35 @@ func (f *Feed) inspect(t *tap) error {
 	if f.silent > 3 {
 		return errSilent
 	}
+	f.cursor.tick()
+	f.settled(false)
+	f.publish()
 	f.ask(t)
+	f.pursue(t)
 	return nil
 }
 
 func (f *Feed) ask(t *tap) {
+	f.askAgain = false
 	f.cursor.ask()
 	f.askedAt = time.Now()
 	_ = t.ask() // if it cannot be sent, the link or the silence will tell
 }
 
-// askNow is ask out of turn.
+// askNow is ask out of turn. While an answer is awaited it waits for that: who asks
+// again and again would never get one, because only the last answer counts.
 func (f *Feed) askNow(t *tap) {
+	if f.cursor.asking {
+		f.askAgain = true
+		return
+	}
 	f.ask(t)
 	f.cursor.hasten()
 }
 
 // view handles the answer to ask.
 func (f *Feed) view(m *nats.Msg) error {
-	f.viewed = true
+	f.viewed, f.cursor.asking = true, false
 	view, err := f.log.parseView(m.Data)
 	if err != nil {
 		return err
@@ -421,11 +505,6 @@ func (f *Feed) view(m *nats.Msg) error {
 		return nil
 	}
 	f.note(view.Last)
-	if f.hold.asked {
-		f.hold.told(view.Last)
-		f.release(f.hold.reached(f.cursor.at.Sequence))
-		f.publish()
-	}
 	switch what, why := f.cursor.inspect(view); what {
 	case resync:
 		f.restart = why
@@ -433,6 +512,8 @@ func (f *Feed) view(m *nats.Msg) error {
 	case gap:
 		return errAgain
 	}
+	f.settled(false)
+	f.publish()
 	if err := f.compare(); err != nil {
 		return err
 	}
@@ -442,7 +523,7 @@ func (f *Feed) view(m *nats.Msg) error {
 
 // compare compares the number of records, if a view waits for that.
 func (f *Feed) compare() error {
-	if !f.cursor.due() || f.hold.active() {
+	if !f.cursor.due() || f.cursor.hold.active() {
 		return nil
 	}
 	now := f.cursor.compare.Taken
@@ -457,7 +538,7 @@ func (f *Feed) compare() error {
 
 // fresh notes that all the log had when the view was asked for is applied.
 func (f *Feed) fresh(last uint64) {
-	if f.cursor.live && f.cursor.at.Sequence >= last && !f.hold.active() {
+	if f.cursor.live && f.cursor.visible() >= last {
 		f.freshen(f.askedAt)
 	}
 }
@@ -476,10 +557,7 @@ func (f *Feed) note(seq uint64) {
 
 // publish tells those who wait how far the replica is.
 func (f *Feed) publish() {
-	at := f.cursor.at.Sequence
-	if f.hold.active() {
-		at = min(at, f.hold.msgs[0].Revision-1)
-	}
+	at := f.cursor.visible()
 	f.applied.Store(at)
 	if f.waiting.Load() == 0 {
 		return
@@ -499,6 +577,8 @@ func (f *Feed) settle() {
 	switch {
 	case !f.cursor.live:
 		f.setState(Syncing, "following the log")
+	case f.cursor.hold.active():
+		f.setState(Syncing, "waiting for the rest of a batch")
 	case f.cursor.doubt.damage() != 0:
 		f.setState(Degraded, fmt.Sprintf("the log counts %+d records beside those it delivers", f.cursor.doubt.damage()))
 	default:
@@ -543,6 +623,7 @@ func (f *Feed) setAttached() {
 	defer f.mu.Unlock()
 	f.epoch = f.cursor.epoch
 	f.status.Applied = f.cursor.at
+	f.refuse(nil)
 	close(f.attached)
 }
 
@@ -552,14 +633,10 @@ func (f *Feed) detached(err error) {
 	if closed(f.attached) {
 		f.attached = make(chan struct{})
 	}
+	f.refuse(err)
 	f.mu.Unlock()
-	switch {
-	case errors.Is(err, errAgain):
-		f.setState(Syncing, "following the log again")
-	case errors.Is(err, ErrNoStream), errors.Is(err, ErrUnsupported):
-		f.setState(Degraded, err.Error())
-	case err != nil && !errors.Is(err, ErrClosed):
-		f.setState(Stale, err.Error())
+	if s, reason, ok := standing(err); ok {
+		f.setState(s, reason)
 	}
 }
 
@@ -568,6 +645,9 @@ func (f *Feed) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.status
+	if s.State == Live && f.loss != "" {
+		s.State, s.Reason = Degraded, f.loss
+	}
 	s.Applied.Sequence = f.applied.Load()
 	s.Head = max(f.head.Load(), s.Applied.Sequence)
 	return s
@@ -585,6 +665,14 @@ func (f *Feed) freshen(at time.Time) {
 	if at.After(f.status.Fresh) {
 		f.status.Fresh = at
 	}
+}
+
+// Lose notes that the log lacks records that it should have. The feed is Degraded
+// where it would be Live.
+func (f *Feed) Lose(reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loss = reason
 }
 
 // Doubt makes the feed read the whole log again, because the caller has seen

@@ -58,6 +58,10 @@ func (r *recorder) Sweep(epoch uint64) {
 	maps.DeleteFunc(r.subjects, func(_ string, e uint64) bool { return e != epoch })
 }
 
+func (r *recorder) Applied(Position)            {}
+func (r *recorder) Landmarks(uint64) []Landmark { return nil }
+func (r *recorder) Holds(*Message, uint64) bool { return false }
+
 func (r *recorder) Tally(time.Time) Tally {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -492,5 +496,8 @@ func (f replicaFunc) ApplyAll(_ uint64, ms []Message) {
 		f(m)
 	}
 }
-func (f replicaFunc) Sweep(uint64)          {}
-func (f replicaFunc) Tally(time.Time) Tally { return Tally{Most: 1 << 30} }
+func (f replicaFunc) Sweep(uint64)                {}
+func (f replicaFunc) Applied(Position)            {}
+func (f replicaFunc) Landmarks(uint64) []Landmark { return nil }
+func (f replicaFunc) Holds(*Message, uint64) bool { return false }
+func (f replicaFunc) Tally(time.Time) Tally       { return Tally{Most: 1 << 30} }

@@ -14,8 +14,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
-
-	"github.com/nearkv/nearkv/codec"
 )
 
 // group has appends share syncs: a server with SyncAlways syncs each message by
@@ -107,12 +105,12 @@ func (l *Log) CanGroup() bool {
 // append is Log.Append.
 func (g *group) append(ctx context.Context, key string, header nats.Header, value []byte, expect Expectation) (uint64, error) {
 	if g.takeOff() {
-		answer, err := g.log.requests.do(ctx, g.log.prefix+codec.Subject(key), header, value)
+		answer, err := g.log.requests.do(ctx, g.log.subject(key), header, value)
 		g.landed()
 		return g.log.appended(answer, err, key, expect)
 	}
 	if ctx.Err() != nil {
-		return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, context.Cause(ctx))
+		return 0, fmt.Errorf("replication: %w: %w", ErrUnavailable, Ended(ctx))
 	}
 	type outcome struct {
 		revision uint64
@@ -127,7 +125,7 @@ func (g *group) append(ctx context.Context, key string, header nats.Header, valu
 	case o := <-outcomes:
 		return o.revision, o.err
 	case <-ctx.Done():
-		return 0, g.leave(m, context.Cause(ctx))
+		return 0, g.leave(m, Ended(ctx))
 	}
 }
 
@@ -342,12 +340,12 @@ func (g *group) sendBatch(members []*member) bool {
 	id, begun := nuid.Next(), time.Now()
 	last := len(members) - 1
 	for i, m := range members[:last] {
-		if err := g.log.stage(id, i, m.key, m.header, m.data); err != nil {
+		if err := g.log.stage(id, i, g.log.subject(m.key), m.header, m.data); err != nil {
 			return g.notSent(members)
 		}
 	}
 	header := commitHeader(members[last].header, id, last)
-	err := g.log.requests.start(g.log.prefix+codec.Subject(members[last].key), header, members[last].data,
+	err := g.log.requests.start(g.log.subject(members[last].key), header, members[last].data,
 		func(answer *nats.Msg, err error) {
 			g.expectAgain(len(members), time.Since(begun)/assembleShare)
 			g.answered(members, id, answer, err)
@@ -373,8 +371,8 @@ func (g *group) expectAgain(n int, pause time.Duration) {
 }
 
 // stage sends a record of a batch that is not its last. There is no answer.
-func (l *Log) stage(id string, i int, key string, header nats.Header, data []byte) error {
-	return l.nc.PublishMsg(&nats.Msg{Subject: l.prefix + codec.Subject(key), Header: batchHeader(header, id, i), Data: data})
+func (l *Log) stage(id string, i int, subject string, header nats.Header, data []byte) error {
+	return l.nc.PublishMsg(&nats.Msg{Subject: subject, Header: batchHeader(header, id, i), Data: data})
 }
 
 // commitHeader is that of the last record of a batch.

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
 	"github.com/nearkv/nearkv/codec"
@@ -30,6 +32,10 @@ type Ingest struct {
 
 	mu     sync.Mutex // held for moments, and while a record is sent
 	msg    nats.Msg
+	flight []string // subjects of the records that were sent and are not known to be in the log
+	passed string   // subject of the last record before them
+	denied bool     // one of them may not be published to
+	doubt  bool     // the log does not know of the run
 	timer  *time.Timer
 	sent   uint64
 	known  uint64 // so many are in the log
@@ -72,12 +78,13 @@ func (l *Log) CanIngest() bool { return l.limits.Load().batch && !l.CanGroup() }
 // they are sent.
 func (l *Log) Ingest(stored func(n uint64), ended func(n, last uint64, err error)) (*Ingest, error) {
 	in := &Ingest{log: l, stored: stored, ended: ended}
-	call, err := l.requests.listen(in.answered, func(err error) { in.finish(0, notAppended(err)) })
+	call, err := l.requests.listen("", in.answered, func(err error) { in.finish(0, notAppended(err)) })
 	if err != nil {
 		return nil, notAppended(err)
 	}
 	in.call = call
 	in.reply = l.requests.inbox + strconv.FormatUint(call.number, 36) + "." + nuid.Next() + "." + strconv.Itoa(ingestFlow) + ".fail."
+	l.addWatcher(in)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.timer = time.AfterFunc(lookEvery, in.look)
@@ -99,12 +106,13 @@ func (in *Ingest) Send(key string, rec codec.Record) error {
 	if in.sent == 0 {
 		kind = ingestStart
 	}
-	in.msg.Subject = in.log.prefix + codec.Subject(key)
+	in.msg.Subject = in.log.subject(key)
 	in.msg.Header, in.msg.Data = header, rec.Value
 	if err := in.publish(kind); err != nil {
 		return err
 	}
 	in.sent++
+	in.flight = append(in.flight, in.msg.Subject)
 	return nil
 }
 
@@ -114,7 +122,7 @@ func (in *Ingest) publish(kind string) error {
 	reply := strconv.AppendUint(append(b[:0], in.reply...), in.sent+1, 10)
 	in.msg.Reply = string(append(append(reply, '.'), kind...))
 	if err := in.log.nc.PublishMsg(&in.msg); err != nil {
-		return notAppended(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		return notAppended(unsent(err))
 	}
 	return nil
 }
@@ -152,7 +160,7 @@ func (in *Ingest) look() {
 	}
 	in.seen = in.sent
 	in.quiet++
-	lost := in.quiet > int(answerTimeout/lookEvery)
+	lost := in.quiet > int(answerTimeout/lookEvery) || in.doubt
 	in.timer.Reset(lookEvery)
 	in.mu.Unlock()
 	if lost {
@@ -181,6 +189,9 @@ func (in *Ingest) answered(m *nats.Msg) {
 	case "gap", "err": // the acknowledgement that follows says where
 		return
 	}
+	if in.unknown(a.Error) {
+		return
+	}
 	if a.Error != nil || a.Stream != in.log.stream {
 		// The server says this also of a record in the middle of a run, and goes on.
 		in.finish(0, notAppended(errors.New("not acknowledged: "+string(m.Data))))
@@ -197,6 +208,51 @@ func (in *Ingest) answered(m *nats.Msg) {
 	in.finish(a.Seq, errCutShort)
 }
 
+// forbidden is told what the server does not permit. A record that may not be
+// published is not taken, nor is any after it. If it was the first, the log knows
+// nothing of the run. Otherwise the log is asked to end it, through the subject of
+// a record that it has taken.
+func (in *Ingest) forbidden(e *ForbiddenError) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	i := slices.Index(in.flight, e.Subject)
+	if e.Answers || in.over || i < 0 {
+		return false
+	}
+	if in.denied {
+		return true
+	}
+	in.denied, in.closed, in.quiet = true, true, 0
+	switch {
+	case i > 0:
+		in.msg.Subject = in.flight[i-1]
+	case in.known == 0:
+		go in.finish(0, fmt.Errorf("replication: %w", e))
+		return true
+	default:
+		in.msg.Subject = in.passed
+	}
+	in.msg.Header, in.msg.Data = nil, nil
+	_ = in.publish(ingestEnd) // if it cannot be sent the log is silent, and look ends the run
+	return true
+}
+
+// unknown reports whether an answer says that the log does not know the run. That is
+// so when its first record was not permitted, which is heard a little later.
+func (in *Ingest) unknown(answer json.RawMessage) bool {
+	var api jetstream.APIError
+	if len(answer) == 0 || json.Unmarshal(answer, &api) != nil || api.ErrorCode != codeUnknownRun {
+		return false
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.doubt = in.known == 0
+	return in.doubt
+}
+
+// codeUnknownRun is the server's JSBatchPublishUnknownBatchIDErr.
+const codeUnknownRun = 10208
+
 // errCutShort ends a run of which the log has only the first records: it refused
 // the next one, or has not received it.
 var errCutShort = errors.New("replication: a record of the run was refused")
@@ -206,6 +262,8 @@ func (in *Ingest) advance(n uint64) {
 	in.mu.Lock()
 	more := n > in.known && n <= in.sent && !in.over
 	if more {
+		in.passed = in.flight[n-in.known-1]
+		in.flight = in.flight[n-in.known:]
 		in.known = n
 		in.quiet = 0
 	}
@@ -226,6 +284,7 @@ func (in *Ingest) finish(last uint64, err error) {
 	if was {
 		return
 	}
+	in.log.removeWatcher(in)
 	in.log.requests.forget(in.call)
 	in.ended(known, last, err)
 }

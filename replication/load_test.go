@@ -125,8 +125,8 @@ var hostile = []struct {
 	{"status 503 as a header", "NATS/1.0\r\nStatus: 503\r\n\r\n", "", false, ""},
 	{"status 408", "NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: 1\r\n\r\n", "", false, ""},
 	{"status 100", "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 9\r\n\r\n", "", false, ""},
-	{"no header line", "garbage\r\n\r\n", "v", false, "v"},
-	{"a header without a colon", "NATS/1.0\r\nKV-Operation DEL\r\n\r\n", "v", false, "v"},
+	{"no header line", "garbage\r\n\r\n", "v", true, ""},
+	{"a header without a colon", "NATS/1.0\r\nKV-Operation DEL\r\n\r\n", "v", true, ""},
 	{"an unknown operation", "NATS/1.0\r\nKV-Operation: FROB\r\n\r\n", "v", true, ""},
 	{"a near limit header", "NATS/1.0\r\nX: " + strings.Repeat("x", 65000) + "\r\n\r\n", "v", false, "v"},
 }

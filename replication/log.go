@@ -51,18 +51,32 @@ type Config struct {
 	// (see group), and a stream that is not synced is ErrUnsupported.
 	Synced bool
 
+	// InFile says that the log is in files of this machine, which may be damaged: every
+	// record gets a header (codec.PlainHeader).
+	InFile bool
+
 	// CheckInterval is how often a Feed compares what it applied with what the
 	// stream's info says; default 2 s. Recreation, rollback and purge are
 	// noticed within about three of them.
 	CheckInterval time.Duration
 
+	// APIPrefix begins the subjects of JetStream's API, with the dot at its end;
+	// default "$JS.API.". With another one records are written below it too, as by
+	// the key-value clients of NATS.
+	APIPrefix string
+
 	Logger *slog.Logger // default: discard
 }
+
+// DefaultAPIPrefix is that of JetStream in the account and the domain of the
+// connection.
+const DefaultAPIPrefix = "$JS.API."
 
 func (c Config) withDefaults() Config {
 	c.Replicas = cmp.Or(c.Replicas, 1)
 	c.MaxBytes = cmp.Or(c.MaxBytes, -1)
 	c.CheckInterval = cmp.Or(c.CheckInterval, 2*time.Second)
+	c.APIPrefix = cmp.Or(c.APIPrefix, DefaultAPIPrefix)
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c
 }
@@ -73,7 +87,8 @@ type Log struct {
 	nc        *nats.Conn
 	namespace string
 	stream    string
-	prefix    string // of every subject: "$KV.<namespace>."
+	prefix    string // of every subject in the stream: "$KV.<namespace>."
+	to        string // prefix of the subjects that records are published to
 	ack       []byte // how an acknowledgement begins, up to the sequence
 	cfg       Config
 	requests  *requester
@@ -81,6 +96,10 @@ type Log struct {
 	limits    atomic.Pointer[limits] // of the stream as last seen
 	group     *group                 // nil: appends share nothing
 	objects   *Objects
+
+	mu       sync.Mutex // held for moments
+	watchers map[watcher]bool
+	warned   map[string]struct{} // subjects that a warning was about
 }
 
 // limits is what a stream's configuration allows.
@@ -94,6 +113,7 @@ type limits struct {
 	history  bool          // it keeps more than one record of a subject
 	maxValue int64         // what a record can hold, also by the server's limit
 	maxAge   time.Duration // 0: none
+	idle     time.Duration // the longest that a consumer may be without a request; 0: no limit below tapIdle
 }
 
 // Open opens the log of a namespace, and creates it if there is none. A bucket
@@ -114,9 +134,14 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 		nc: nc, namespace: namespace, stream: streamPrefix + namespace, prefix: "$KV." + namespace + ".",
 		ack: fmt.Appendf(nil, `{"stream":"KV_%s","seq":`, namespace),
 		cfg: cfg.withDefaults(), requests: requests,
+		watchers: make(map[watcher]bool), warned: make(map[string]struct{}),
+	}
+	if l.to = l.prefix; l.cfg.APIPrefix != DefaultAPIPrefix {
+		l.to = l.cfg.APIPrefix + l.prefix
 	}
 	l.objects = newObjects(l)
 	l.link = newLink(nc, requests.interrupt)
+	listenForViolations(l)
 	if cfg.Synced {
 		l.group = newGroup(l)
 	}
@@ -192,6 +217,7 @@ func CheckNamespace(namespace string) error {
 
 // Close ends all calls that are under way. It does not close the connection.
 func (l *Log) Close() {
+	ignoreViolations(l)
 	l.link.close()
 	if l.group != nil {
 		l.group.close()
@@ -220,19 +246,16 @@ func (l *Log) Replicated() bool { return l.limits.Load().copies }
 func (l *Log) CanExpire() bool { return l.limits.Load().ttl }
 
 func (l *Log) openStream(ctx context.Context) error {
-	retry, once := NewBackoff(), sync.Once{}
+	vigil := l.newVigil(ctx)
 	for patience := openPatience; ; patience = min(2*patience, answerTimeout) {
 		err := l.viewOrCreate(ctx, patience)
 		missing := l.cfg.MustExist && errors.Is(err, ErrNoStream)
-		if err == nil || missing || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoSpace) {
+		if err == nil || missing || Lasting(err) {
 			return err
 		}
-		if ended := retry.Wait(ctx, nil); ended != nil {
-			return fmt.Errorf("replication: open %s: %w: %w: %w", l.stream, ErrUnavailable, err, ended)
+		if err := vigil.wait(err); err != nil {
+			return fmt.Errorf("replication: open %s: %w", l.stream, err)
 		}
-		once.Do(func() {
-			l.cfg.Logger.Warn("nearkv: waiting for JetStream", "stream", l.stream, "error", err)
-		})
 	}
 }
 
@@ -251,19 +274,45 @@ func (l *Log) viewOrCreate(ctx context.Context, patience time.Duration) error {
 }
 
 func (l *Log) createStream(ctx context.Context) error {
-	js, err := jetstream.New(l.nc)
-	if err != nil {
-		return err
-	}
-	s, err := js.CreateStream(ctx, l.streamConfig())
+	config, err := l.newStream(ctx, l.streamConfig())
 	switch {
-	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+	case errors.Is(err, errNameInUse):
 		_, err = l.view(ctx) // somebody was faster
 		return err
 	case err != nil:
-		return apiError(err, l.stream)
+		return err
 	}
-	return l.adopt(s.CachedInfo().Config)
+	return l.adopt(config)
+}
+
+// errNameInUse says that there is a stream of the name.
+var errNameInUse = errors.New("replication: the stream exists")
+
+// newStream creates a stream. The error is errNameInUse if there is one of its name
+// that is configured otherwise.
+func (l *Log) newStream(ctx context.Context, config jetstream.StreamConfig) (created jetstream.StreamConfig, err error) {
+	request, err := json.Marshal(config)
+	if err != nil {
+		return created, err
+	}
+	m, err := l.requests.do(ctx, l.api("STREAM.CREATE."+config.Name), nil, request)
+	if err != nil {
+		return created, unanswered(err)
+	}
+	var reply struct {
+		apiReply
+		jetstream.StreamInfo
+	}
+	if err := json.Unmarshal(m.Data, &reply); err != nil {
+		return created, fmt.Errorf("replication: creation of %s: %w: %w", config.Name, ErrUnavailable, err)
+	}
+	switch {
+	case reply.Error == nil:
+		return reply.Config, nil
+	case reply.Error.ErrorCode == jetstream.JSErrCodeStreamNameInUse:
+		return created, errNameInUse
+	}
+	return created, apiError(reply.Error, config.Name)
 }
 
 // streamConfig is that of a NATS key-value bucket, but closed: on a standard
@@ -278,6 +327,7 @@ func (l *Log) streamConfig() jetstream.StreamConfig {
 		Replicas:           l.cfg.Replicas,
 		MaxMsgsPerSubject:  1,
 		MaxBytes:           l.cfg.MaxBytes,
+		MaxConsumers:       -1,
 		MaxMsgSize:         codec.MaxValueLen + headerRoom,
 		Discard:            jetstream.DiscardNew,
 		AllowDirect:        true,
@@ -317,7 +367,7 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 	l.limits.Store(&limits{
 		ttl: c.AllowMsgTTL, direct: c.AllowDirect, batch: c.AllowBatchPublish, atomic: c.AllowAtomicPublish, storage: storageOf(c),
 		history: c.MaxMsgsPerSubject != 1, copies: c.Replicas > 1,
-		maxValue: l.maxValue(c), maxAge: c.MaxAge,
+		maxValue: l.maxValue(c), maxAge: c.MaxAge, idle: min(tapIdle, c.ConsumerLimits.InactiveThreshold),
 	})
 	return nil
 }
@@ -325,9 +375,10 @@ func (l *Log) adopt(c jetstream.StreamConfig) error {
 // View is a stream as its own info describes it at one moment.
 type View struct {
 	Incarnation Incarnation
-	Last        uint64    // sequence
-	Subjects    int       // that hold a record
-	Replicas    int       // of the stream: whether a server can answer that leads no more
+	Last        uint64 // sequence
+	Subjects    int    // that hold a record
+	Replicas    int    // of the stream: whether a server can answer that leads no more
+	MaxAge      time.Duration
 	Taken       time.Time // by the server's clock
 }
 
@@ -335,7 +386,13 @@ type apiReply struct {
 	Error *jetstream.APIError `json:"error"`
 }
 
-func (l *Log) infoSubject() string { return "$JS.API.STREAM.INFO." + l.stream }
+// api returns the subject of a request to JetStream.
+func (l *Log) api(request string) string { return l.cfg.APIPrefix + request }
+
+// subject returns the subject to which the records of a key are published.
+func (l *Log) subject(key string) string { return l.to + codec.Subject(key) }
+
+func (l *Log) infoSubject() string { return l.api("STREAM.INFO." + l.stream) }
 
 // view asks the stream's leader.
 func (l *Log) view(ctx context.Context) (View, error) {
@@ -344,6 +401,16 @@ func (l *Log) view(ctx context.Context) (View, error) {
 		return View{}, err
 	}
 	return l.parseView(m.Data)
+}
+
+// Refresh asks for the configuration of the stream, so that what is read from now on
+// is seen by that.
+func (l *Log) Refresh(ctx context.Context) error {
+	_, err := l.view(ctx)
+	if err != nil && !errors.Is(err, ErrUnsupported) {
+		return unanswered(err)
+	}
+	return err
 }
 
 func (l *Log) parseView(data []byte) (View, error) {
@@ -365,6 +432,7 @@ func (l *Log) parseView(data []byte) (View, error) {
 		Last:        reply.State.LastSeq,
 		Subjects:    int(reply.State.NumSubjects), // a count of things in memory
 		Replicas:    reply.Config.Replicas,
+		MaxAge:      reply.Config.MaxAge,
 		Taken:       reply.TimeStamp,
 	}, nil
 }
@@ -377,66 +445,4 @@ func incarnation(info *jetstream.StreamInfo) Incarnation {
 		id += "-" + own
 	}
 	return Incarnation(id)
-}
-
-// apiError translates an error reply of the server.
-func apiError(err error, stream string) error {
-	var api *jetstream.APIError
-	if je, ok := errors.AsType[jetstream.JetStreamError](err); ok {
-		api = je.APIError()
-	}
-	if a, ok := errors.AsType[*jetstream.APIError](err); ok {
-		api = a
-	}
-	if api == nil {
-		return fmt.Errorf("replication: %s: %w", stream, err)
-	}
-	return fmt.Errorf("replication: %s: %w: %w", stream, codeError(api), api)
-}
-
-// Error codes of the server, named as in its errors.json.
-const (
-	codeNotAvailable      = 10008 // JSClusterNotAvailErr
-	codeNoResources       = 10023 // JSInsufficientResourcesErr
-	codeMemoryExceeded    = 10028 // JSMemoryResourcesExceededErr
-	codeNoMessage         = 10037 // JSNoMessageFoundErr
-	codeStorageExceeded   = 10047 // JSStorageResourcesExceededErr
-	codeMessageTooLarge   = 10054 // JSStreamMessageExceedsMaximumErr
-	codeNoStream          = 10059 // JSStreamNotFoundErr
-	codeSubjectsOverlap   = 10065 // JSStreamSubjectOverlapErr
-	codeWrongLastSeq      = 10071 // JSStreamWrongLastSequenceErrF
-	codeStoreFailed       = 10077 // JSStreamStoreFailedF
-	codeHeaderTooLarge    = 10097 // JSStreamHeaderExceedsMaximumErr
-	codeWrongLastSeqConst = 10164 // JSStreamWrongLastSequenceConstantErr
-	codeTTLDisabled       = 10166 // JSMessageTTLDisabledErr
-	codeNoAccount         = 10039 // JSNotEnabledForAccountErr
-	codeInvalidConfig     = 10052 // JSStreamInvalidConfigF
-	codeNoReplicas        = 10074 // JSStreamReplicasNotSupportedErr
-	codeNotEnabled        = 10076 // JSNotEnabledErr
-	codeTooManyRequests   = 10167 // JSStreamTooManyRequests
-)
-
-func codeError(api *jetstream.APIError) error {
-	switch api.ErrorCode {
-	case codeNoResources, codeMemoryExceeded, codeStorageExceeded, codeStoreFailed:
-		return ErrNoSpace
-	case codeMessageTooLarge, codeHeaderTooLarge:
-		return ErrTooLarge
-	case codeNoMessage:
-		return ErrNoRecord
-	case codeNoStream:
-		return ErrNoStream
-	case codeSubjectsOverlap, codeTTLDisabled, codeNoAccount, codeInvalidConfig, codeNoReplicas, codeNotEnabled:
-		return ErrUnsupported
-	case codeWrongLastSeq, codeWrongLastSeqConst:
-		return ErrWrongRevision
-	case codeTooManyRequests:
-		return ErrOverloaded
-	case codeNotAvailable:
-		return ErrUnavailable
-	}
-	if api.Code == 429 {
-		return ErrOverloaded
-	}
-	return ErrUnavailable
 }

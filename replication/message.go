@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/nearkv/nearkv/codec"
 )
 
@@ -32,6 +34,14 @@ type Message struct {
 	// damaged: it is told as a deletion, because whatever it replaced is gone.
 	// Without a Key the subject is foreign (codec.ErrForeignSubject).
 	Err error
+
+	// Forged is set for a record that says it is part of a batch that does not
+	// exist. It is applied as one that says nothing of the kind.
+	Forged bool
+
+	// Unsure is set for a damaged record of which nobody but the server knows for how
+	// long the log keeps it.
+	Unsure bool
 }
 
 // Foreign tells that the subject is no encoding of a key.
@@ -54,10 +64,31 @@ func (l *Log) message(subject string, seq uint64, stored time.Time, header map[s
 	}
 	m.Record, m.Err = codec.DecodeRecord(header, data)
 	if m.Err != nil {
-		m.Record = codec.Record{Op: codec.OpDelete}
+		m.damage(m.Err)
+		return m
 	}
 	l.stamp(&m)
 	return m
+}
+
+// errHeader is the damage of a record whose block of headers is malformed. The
+// server stores such a block, and reads some of its headers.
+var errHeader = fmt.Errorf("%w: the block of headers is malformed", codec.ErrDamagedRecord)
+
+// damage makes a record of a key a damaged one.
+func (m *Message) damage(err error) {
+	if m.Foreign() {
+		return
+	}
+	m.Err, m.Unsure = err, true
+	m.Record = codec.Record{Op: codec.OpDelete}
+	m.VisibleUntil, m.KeptUntil, m.HidesUntil = 0, 0, 0
+}
+
+// malformedHeader reports whether a message came with a block of headers that
+// nats.go could not read. It drops such a block; only the size of the message tells.
+func malformedHeader(m *nats.Msg) bool {
+	return m.Header == nil && m.Size() > len(m.Subject)+len(m.Reply)+len(m.Data)
 }
 
 // Written returns the message that the log holds after Append has written rec,

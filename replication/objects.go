@@ -88,33 +88,25 @@ func (o *Objects) ensure(ctx context.Context) error {
 }
 
 func (o *Objects) create(ctx context.Context) error {
-	js, err := jetstream.New(o.log.nc)
-	if err != nil {
-		return err
-	}
 	kept := o.log.Storage()
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	_, err = js.CreateStream(ctx, jetstream.StreamConfig{
-		Name:        o.stream,
-		Description: "large values of nearkv namespace " + o.log.namespace,
-		Subjects:    []string{o.chunks + ">", o.infos + ">"},
-		Storage:     storageType(kept.Memory),
-		Replicas:    kept.Replicas,
-		MaxBytes:    o.log.cfg.MaxBytes,
-		Discard:     jetstream.DiscardNew,
-		AllowDirect: true,
-		AllowRollup: false,
-		Duplicates:  time.Second, // the least that it costs: we use none
-		Metadata:    map[string]string{metaFormat: formatVersion},
+	_, err := o.log.newStream(ctx, jetstream.StreamConfig{
+		Name:         o.stream,
+		Description:  "large values of nearkv namespace " + o.log.namespace,
+		Subjects:     []string{o.chunks + ">", o.infos + ">"},
+		Storage:      storageType(kept.Memory),
+		Replicas:     kept.Replicas,
+		MaxBytes:     o.log.cfg.MaxBytes,
+		MaxConsumers: -1,
+		Discard:      jetstream.DiscardNew,
+		AllowDirect:  true,
+		AllowRollup:  false,
+		Duplicates:   time.Second, // the least that it costs: we use none
+		Metadata:     map[string]string{metaFormat: formatVersion},
 	})
-	switch {
-	case err == nil, errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // somebody was faster
+	if errors.Is(err, errNameInUse) { // somebody was faster
 		return nil
-	case errors.Is(err, context.DeadlineExceeded):
-		return unanswered(err)
 	}
-	return apiError(err, o.stream)
+	return err
 }
 
 // Remove removes an object. It is no error if there is none.
@@ -122,7 +114,7 @@ func (o *Objects) Remove(ctx context.Context, name string) error {
 	return errors.Join(o.purge(ctx, o.infoSubject(name)), o.purge(ctx, o.chunks+name))
 }
 
-func (o *Objects) purgeSubject() string { return "$JS.API.STREAM.PURGE." + o.stream }
+func (o *Objects) purgeSubject() string { return o.log.api("STREAM.PURGE." + o.stream) }
 
 // purgeRequest is for a subject of an object of ours, which needs no escapes.
 func purgeRequest(subject string) []byte { return []byte(`{"filter":"` + subject + `"}`) }
@@ -176,7 +168,7 @@ func (o *Objects) names(ctx context.Context, offset int) (page namesPage, err er
 	if err != nil {
 		return page, err
 	}
-	m, err := o.log.requests.do(ctx, "$JS.API.STREAM.INFO."+o.stream, nil, request)
+	m, err := o.log.requests.do(ctx, o.log.api("STREAM.INFO."+o.stream), nil, request)
 	if err != nil {
 		return page, unanswered(err)
 	}

@@ -35,6 +35,9 @@ type requester struct {
 	calls map[uint64]*call // whose answer may come or has come; nil: closed
 	idle  []*call          // those whose answer has come, oldest first
 
+	denied map[string]time.Time // subjects that the connection may not publish to, and when that was told
+	deaf   *ForbiddenError      // the connection may not subscribe to the inbox
+
 	clock   *time.Timer // one for all calls; see tick
 	ticking bool
 	ticks   uint64
@@ -55,7 +58,8 @@ type call struct {
 	answers chan answer     // of capacity 1, for those who wait
 	each    func(*nats.Msg) // of listen, instead of one answer
 
-	// Guarded by requester.mu:
+	// Guarded by requester.mu, with msg.Subject:
+	also    []string // subjects of other messages that it sends
 	waiting bool
 	since   uint64                 // ticks when it began to wait
 	done    func(*nats.Msg, error) // called once, without a lock, when it does not wait any more
@@ -70,7 +74,7 @@ func newRequester(nc *nats.Conn) (*requester, error) {
 	r := &requester{nc: nc, inbox: nc.NewInbox() + ".", calls: make(map[uint64]*call)}
 	sub, err := nc.Subscribe(r.inbox+">", r.answered)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, unsent(err)
 	}
 	// Answers are handed over at once; a limit could only lose some.
 	if err := sub.SetPendingLimits(-1, -1); err != nil {
@@ -151,22 +155,23 @@ func (r *requester) finish(c *call, m *nats.Msg, err error) {
 
 func (c *call) deliver(m *nats.Msg, err error) { c.answers <- answer{m, err} }
 
-func (r *requester) begin() (*call, error) {
+// begin begins a call that sends a message to a subject, and others before it.
+func (r *requester) begin(subject string, also ...string) (*call, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.calls == nil {
-		return nil, ErrClosed
+	if err := r.refuses(also); err != nil {
+		return nil, err
 	}
 	if len(r.idle) > spare {
 		c := r.idle[0]
 		r.idle = r.idle[1:]
-		c.waiting, c.since = true, r.ticks
+		c.waiting, c.since, c.msg.Subject, c.also = true, r.ticks, subject, also
 		r.startTicking()
 		return c, nil
 	}
 	r.next++
-	c := &call{number: r.next, answers: make(chan answer, 1), waiting: true, since: r.ticks}
-	c.done = c.deliver
+	c := &call{number: r.next, answers: make(chan answer, 1), waiting: true, since: r.ticks, also: also}
+	c.done, c.msg.Subject = c.deliver, subject
 	r.startTicking()
 	c.msg.Reply = r.inbox + strconv.FormatUint(r.next, 36)
 	r.calls[r.next] = c
@@ -175,15 +180,17 @@ func (r *requester) begin() (*call, error) {
 
 // listen begins a call that has any number of answers, on subjects that begin
 // with the inbox, the number of the call and a dot. lost is called once when no
-// more can come, unless forget comes first.
-func (r *requester) listen(each func(*nats.Msg), lost func(error)) (*call, error) {
+// more can come, unless forget comes first. The subject is that of the request, if
+// there is only one.
+func (r *requester) listen(subject string, each func(*nats.Msg), lost func(error)) (*call, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.calls == nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ErrClosed)
+	if err := r.refuses(nil); err != nil {
+		return nil, err
 	}
 	r.next++
 	c := &call{number: r.next, each: each, waiting: true}
+	c.msg.Subject = subject
 	c.done = func(_ *nats.Msg, err error) { lost(err) }
 	r.calls[r.next] = c
 	return c, nil
@@ -224,7 +231,7 @@ func (r *requester) replace(calls map[uint64]*call) {
 	r.mu.Lock()
 	lost := r.calls
 	if lost != nil {
-		r.calls, r.idle = calls, nil
+		r.calls, r.idle, r.denied, r.deaf = calls, nil, nil, nil
 	}
 	r.mu.Unlock()
 	for _, c := range lost {
@@ -237,19 +244,44 @@ func (r *requester) replace(calls map[uint64]*call) {
 // somebody may have. The answer's bytes are the caller's.
 func (r *requester) do(ctx context.Context, subject string, header nats.Header, data []byte) (*nats.Msg, error) {
 	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, Ended(ctx))
+	}
+	c, err := r.begin(subject)
+	if err != nil {
+		return nil, err
+	}
+	return r.finishDo(ctx, c, header, data)
+}
+
+// doLast is do of a message before which others are sent, which have no answers:
+// those of all subjects but the last. send sends one of them.
+func (r *requester) doLast(ctx context.Context, subjects []string, send func(i int) error, header nats.Header, data []byte) (*nats.Msg, error) {
+	end := len(subjects) - 1
+	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
 	}
-	c, err := r.begin()
+	c, err := r.begin(subjects[end], subjects...)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, err
 	}
-	if _, err := r.publish(c, subject, header, data); err != nil {
+	for i := range end {
+		if err := send(i); err != nil {
+			r.end(c, false)
+			return nil, unsent(err)
+		}
+	}
+	return r.finishDo(ctx, c, header, data)
+}
+
+// finishDo sends the request of a call and waits for its answer.
+func (r *requester) finishDo(ctx context.Context, c *call, header nats.Header, data []byte) (*nats.Msg, error) {
+	if _, err := r.publish(c, header, data); err != nil {
 		return nil, err
 	}
 	a, answered := c.await(ctx)
 	r.end(c, answered && a.err == nil)
 	if !answered {
-		return nil, context.Cause(ctx)
+		return nil, Ended(ctx)
 	}
 	return received(a.msg, a.err)
 }
@@ -271,9 +303,9 @@ func (c *call) await(ctx context.Context) (answer, bool) {
 // goroutine on which others wait for their answers: it must not wait. If start
 // itself returns an error, which is ErrUnavailable, done is not called.
 func (r *requester) start(subject string, header nats.Header, data []byte, done func(*nats.Msg, error)) error {
-	c, err := r.begin()
+	c, err := r.begin(subject)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return err
 	}
 	r.mu.Lock()
 	lost := !c.waiting // interrupted, just now: that was told to nobody
@@ -285,7 +317,7 @@ func (r *requester) start(subject string, header nats.Header, data []byte, done 
 	if lost {
 		return fmt.Errorf("%w: %w", ErrUnavailable, errInterrupted)
 	}
-	if waited, err := r.publish(c, subject, header, data); waited {
+	if waited, err := r.publish(c, header, data); waited {
 		return err
 	}
 	return nil // or the connection was lost, and done is told
@@ -301,14 +333,14 @@ func (r *requester) gather(ctx context.Context, subject string, data []byte, mos
 		default: // more than was asked for
 		}
 	}
-	c, err := r.listen(func(m *nats.Msg) { offer(answer{msg: m}) }, func(err error) { offer(answer{err: err}) })
+	c, err := r.listen(subject, func(m *nats.Msg) { offer(answer{msg: m}) }, func(err error) { offer(answer{err: err}) })
 	if err != nil {
 		return nil, err
 	}
 	defer r.forget(c)
 	reply := r.inbox + strconv.FormatUint(c.number, 36) + ".0"
 	if err := r.nc.PublishRequest(subject, reply, data); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, unsent(err)
 	}
 	silence := time.NewTimer(answerTimeout)
 	defer silence.Stop()
@@ -328,16 +360,16 @@ func (r *requester) gather(ctx context.Context, subject string, data []byte, mos
 		case <-silence.C:
 			return nil, nats.ErrTimeout
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, Ended(ctx)
 		}
 	}
 }
 
 // publish tells whether it is the one that ended the call, by an error.
-func (r *requester) publish(c *call, subject string, header nats.Header, data []byte) (ended bool, err error) {
-	c.msg.Subject, c.msg.Header, c.msg.Data = subject, header, data
+func (r *requester) publish(c *call, header nats.Header, data []byte) (ended bool, err error) {
+	c.msg.Header, c.msg.Data = header, data
 	if err := r.nc.PublishMsg(&c.msg); err != nil {
-		return r.end(c, false), fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return r.end(c, false), unsent(err)
 	}
 	return false, nil
 }

@@ -256,7 +256,7 @@ func TestLink(t *testing.T) {
 		<-down
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		if _, err := l.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := l.wait(ctx); !errors.Is(err, ErrDisconnected) || !errors.Is(err, nats.ErrConnectionClosed) {
 			t.Errorf("a closed connection: %v", err)
 		}
 		l.close()
@@ -264,7 +264,7 @@ func TestLink(t *testing.T) {
 	})
 }
 
-// A link to a connection that is down, or closed, begins so.
+// A link to a connection that is closed begins so.
 func TestLinkBeginsDown(t *testing.T) {
 	kvstoretest.Run(t, func(t *testing.T) {
 		nc := connect(t, startServer(t, embedded.Options{}))
@@ -273,8 +273,33 @@ func TestLinkBeginsDown(t *testing.T) {
 		defer l.close()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := l.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := l.wait(ctx); !errors.Is(err, ErrDisconnected) {
 			t.Errorf("wait returns %v", err)
 		}
 	})
+}
+
+// nats.go has room for 10 events and drops the others, the last one too. The link
+// asks the connection, so that it cannot take one that is up for one that is down.
+func TestLinkMissesEvents(t *testing.T) {
+	for cuts := range 20 {
+		kvstoretest.Run(t, func(t *testing.T) {
+			w := &wire{to: startServer(t, embedded.Options{})}
+			nc := w.tough(t)
+			slow := make(chan struct{})
+			l := newLink(nc, func() { <-slow })
+			defer l.close()
+			for n := range cuts {
+				w.cut()
+				for nc.Stats().Reconnects <= uint64(n) || !nc.IsConnected() {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			close(slow)
+			time.Sleep(time.Minute)
+			if down, err := l.wait(t.Context()); err != nil || closed(down) {
+				t.Errorf("after %d cuts the link is down: %v", cuts, err)
+			}
+		})
+	}
 }

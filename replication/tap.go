@@ -1,11 +1,13 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,12 +37,24 @@ type tap struct {
 	name    string
 	pending uint64 // records to come when it was created
 	inbox   string
+	next    string // subject of pull requests
 	sub     *nats.Subscription
 	msgs    chan *nats.Msg
+
+	most    pullLimits
+	refused atomic.Pointer[ForbiddenError] // a request that has no other answer
 
 	credit int // records that were asked for and have not come
 	heard  bool
 	asks   int // for the stream's info
+	nexts  int // for the next record
+}
+
+// pullLimits is what one pull request may ask for.
+type pullLimits struct {
+	batch   int
+	bytes   int
+	expires time.Duration
 }
 
 // delivery is where a record stands, as its reply subject tells.
@@ -53,16 +67,42 @@ type delivery struct {
 
 func (l *Log) newTap(ctx context.Context, from uint64) (*tap, error) {
 	t := &tap{log: l, name: "nearkv-" + nuid.Next(), inbox: l.nc.NewInbox(), msgs: make(chan *nats.Msg, 2*tapBatch+256)}
+	t.next = l.api("CONSUMER.MSG.NEXT." + l.stream + "." + t.name)
 	sub, err := l.nc.ChanSubscribe(t.inbox+".*", t.msgs)
 	if err != nil {
-		return nil, fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+		return nil, fmt.Errorf("replication: %w", unsent(err))
 	}
 	t.sub = sub
+	l.addWatcher(t)
 	if err := t.create(ctx, from); err != nil {
 		t.unsubscribe()
 		return nil, err
 	}
-	return t, t.pull(tapBatch, tapBytes)
+	if err := t.pull(t.most.batch, t.most.bytes); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// forbidden is told what the server does not permit. follow is woken by a message,
+// which status explains.
+func (t *tap) forbidden(e *ForbiddenError) bool {
+	switch e.Subject {
+	case t.next, t.log.infoSubject():
+	case t.inbox + ".*":
+		if !e.Answers {
+			return false
+		}
+	default:
+		return false
+	}
+	t.refused.CompareAndSwap(nil, e)
+	select {
+	case t.msgs <- new(nats.Msg):
+	default: // there are others, and the silence will tell
+	}
+	return true
 }
 
 func (t *tap) create(ctx context.Context, from uint64) error {
@@ -70,7 +110,7 @@ func (t *tap) create(ctx context.Context, from uint64) error {
 		Name: t.name, Description: "a replica of nearkv",
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		AckPolicy: jetstream.AckNonePolicy, MaxDeliver: -1, MaxWaiting: 16,
-		Replicas: 1, MemoryStorage: true, InactiveThreshold: tapIdle,
+		Replicas: 1, MemoryStorage: true, InactiveThreshold: cmp.Or(t.log.limits.Load().idle, tapIdle),
 	}
 	if from == 1 && t.log.limits.Load().history {
 		// A replica that reads the log anew is not to go back through the history
@@ -81,7 +121,7 @@ func (t *tap) create(ctx context.Context, from uint64) error {
 	if err != nil {
 		return err
 	}
-	m, err := t.log.requests.do(ctx, "$JS.API.CONSUMER.CREATE."+t.log.stream+"."+t.name, nil, request)
+	m, err := t.log.requests.do(ctx, t.log.api("CONSUMER.CREATE."+t.log.stream+"."+t.name), nil, request)
 	if err != nil {
 		return unanswered(err)
 	}
@@ -96,13 +136,34 @@ func (t *tap) create(ctx context.Context, from uint64) error {
 		return apiError(reply.Error, t.log.stream)
 	}
 	t.pending = reply.NumPending
+	t.most = t.limit(reply.Config)
 	return nil
+}
+
+// limit returns what one pull request may ask for: a server, an account or a stream
+// can have lower limits than ours, and the answer to the creation of the consumer
+// says them.
+func (t *tap) limit(c jetstream.ConsumerConfig) pullLimits {
+	most := pullLimits{batch: tapBatch, bytes: tapBytes, expires: max(30*time.Second, 4*t.log.cfg.CheckInterval)}
+	if c.MaxRequestBatch > 0 {
+		most.batch = min(most.batch, c.MaxRequestBatch)
+	}
+	if c.MaxRequestMaxBytes > 0 {
+		most.bytes = min(most.bytes, c.MaxRequestMaxBytes)
+	}
+	if c.MaxRequestExpires > 0 {
+		most.expires = min(most.expires, c.MaxRequestExpires)
+	}
+	return most
 }
 
 // pull asks for more records.
 func (t *tap) pull(batch, maxBytes int) error {
-	heartbeat := t.log.cfg.CheckInterval
-	request := map[string]any{"batch": batch, "expires": max(30*time.Second, 4*heartbeat), "idle_heartbeat": heartbeat}
+	request := map[string]any{"batch": batch, "expires": t.most.expires}
+	// The server wants two heartbeats in the life of a request.
+	if heartbeat := t.log.cfg.CheckInterval; 2*heartbeat <= t.most.expires {
+		request["idle_heartbeat"] = heartbeat
+	}
 	if maxBytes > 0 {
 		request["max_bytes"] = maxBytes
 	}
@@ -111,8 +172,8 @@ func (t *tap) pull(batch, maxBytes int) error {
 		return err
 	}
 	t.credit += batch
-	if err := t.log.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+t.log.stream+"."+t.name, t.inbox+".next", data); err != nil {
-		return fmt.Errorf("replication: %w: %w", ErrUnavailable, err)
+	if err := t.log.nc.PublishRequest(t.next, t.inbox+".next", data); err != nil {
+		return fmt.Errorf("replication: %w", unsent(err))
 	}
 	return nil
 }
@@ -121,14 +182,22 @@ func (t *tap) pull(batch, maxBytes int) error {
 func (t *tap) taken() error {
 	t.heard = true
 	t.credit--
-	if t.credit > tapBatch/2 {
+	return t.refill()
+}
+
+// refill asks for more records if there are few to come.
+func (t *tap) refill() error {
+	if t.credit > t.most.batch/2 {
 		return nil
 	}
-	return t.pull(tapBatch, tapBytes)
+	return t.pull(t.most.batch, t.most.bytes)
 }
 
 // status handles a message of the server about a pull request.
 func (t *tap) status(m *nats.Msg) error {
+	if e := t.refused.Load(); e != nil {
+		return fmt.Errorf("replication: follow %s: %w", t.log.stream, e)
+	}
 	t.heard = true
 	code, text := m.Header.Get("Status"), m.Header.Get("Description")
 	if code == "100" {
@@ -142,13 +211,14 @@ func (t *tap) status(m *nats.Msg) error {
 	if strings.Contains(text, "Exceeds MaxBytes") {
 		return t.pull(1, 0)
 	}
-	if t.credit > tapBatch/2 {
-		return nil
-	}
-	return t.pull(tapBatch, tapBytes)
+	return t.refill()
 }
 
-const infoToken = ".info-"
+// What the tap asks for arrives on its inbox, under one of these names.
+const (
+	infoToken = ".info-"
+	nextToken = ".next-"
+)
 
 // ask requests the stream's info; the answer arrives among the records.
 func (t *tap) ask() error {
@@ -156,20 +226,53 @@ func (t *tap) ask() error {
 	return t.log.nc.PublishRequest(t.log.infoSubject(), t.inbox+infoToken+strconv.Itoa(t.asks), nil)
 }
 
-// answer tells whether m answers an ask, and whether the latest one.
-func (t *tap) answer(m *nats.Msg) (answer, latest bool) {
-	number, answer := strings.CutPrefix(m.Subject, t.inbox+infoToken)
-	return answer, answer && number == strconv.Itoa(t.asks)
+// askNext requests the first record at a sequence or after it, from the leader; the
+// answer arrives among the records.
+func (t *tap) askNext(seq uint64) error {
+	query, err := nextQuery(seq)
+	if err != nil {
+		return err
+	}
+	t.nexts++
+	return t.log.nc.PublishRequest(t.log.leaderSubject(t.log.stream), t.inbox+nextToken+strconv.Itoa(t.nexts), query)
+}
+
+// answerKind is what a message of the tap's inbox answers.
+type answerKind uint8
+
+const (
+	noAnswer   answerKind = iota // to a pull request, perhaps
+	latestView                   // to the last ask
+	nextRecord                   // to the last askNext
+	lateAnswer                   // to an earlier one
+)
+
+func (t *tap) kind(m *nats.Msg) answerKind {
+	if number, ok := strings.CutPrefix(m.Subject, t.inbox+infoToken); ok {
+		return t.answers(number, t.asks, latestView)
+	}
+	if number, ok := strings.CutPrefix(m.Subject, t.inbox+nextToken); ok {
+		return t.answers(number, t.nexts, nextRecord)
+	}
+	return noAnswer
+}
+
+func (t *tap) answers(number string, last int, kind answerKind) answerKind {
+	if number != strconv.Itoa(last) {
+		return lateAnswer
+	}
+	return kind
 }
 
 // close removes the consumer without waiting for the answer; what is lost the
 // server removes by itself.
 func (t *tap) close() {
-	_ = t.log.nc.Publish("$JS.API.CONSUMER.DELETE."+t.log.stream+"."+t.name, nil)
+	_ = t.log.nc.Publish(t.log.api("CONSUMER.DELETE."+t.log.stream+"."+t.name), nil)
 	t.unsubscribe()
 }
 
 func (t *tap) unsubscribe() {
+	t.log.removeWatcher(t)
 	_ = t.sub.Unsubscribe() // fails only where the connection is closed already
 }
 

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// chunkSize is that of NATS object stores. It fits any server's max_payload.
+	// chunkSize is that of NATS object stores. Where max_payload is lower, that is it:
+	// a chunk has no headers.
 	chunkSize = 128 << 10
 	// chunkFlight is how many chunks are under way that are not acknowledged.
 	chunkFlight = 16
@@ -86,7 +87,7 @@ func (u *upload) run(ctx context.Context, r io.Reader) (*codec.Object, error) {
 
 // sendAll sends all that r holds.
 func (u *upload) sendAll(ctx context.Context, r io.Reader) error {
-	chunk := make([]byte, min(chunkSize, u.objects.log.nc.MaxPayload()-headerRoom))
+	chunk := make([]byte, min(chunkSize, u.objects.log.nc.MaxPayload()))
 	for {
 		n, err := io.ReadFull(r, chunk)
 		if u.size += int64(n); u.size > codec.MaxValueLen {
@@ -124,6 +125,9 @@ func (u *upload) send(ctx context.Context, chunk []byte) error {
 	})
 	if err != nil {
 		<-u.room
+		if errors.Is(err, nats.ErrMaxPayload) { // the connection leads to another server now
+			return fmt.Errorf("replication: %w: max_payload has changed", ErrUnavailable)
+		}
 		return notAppended(err)
 	}
 	return nil
@@ -135,7 +139,7 @@ func (u *upload) reserve(ctx context.Context) error {
 	case u.room <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("replication: %w: %w", ErrUnavailable, context.Cause(ctx))
+		return fmt.Errorf("replication: %w: %w", ErrUnavailable, Ended(ctx))
 	}
 }
 

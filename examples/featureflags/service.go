@@ -38,7 +38,11 @@ func (s *service) handler() http.Handler {
 // page lists the features that are on, one a line.
 func (s *service) page(w http.ResponseWriter, r *http.Request) {
 	var on strings.Builder
-	for key := range s.store.Keys(prefix) {
+	for key, err := range s.store.Keys(prefix) {
+		if err != nil {
+			fail(w, err)
+			return
+		}
 		entry, err := s.store.Get(r.Context(), key.Name)
 		if errors.Is(err, kvstore.ErrNotFound) {
 			continue // deleted since the loop began

@@ -12,13 +12,16 @@ import (
 )
 
 func (c *cli) bulkGetCommand() *cobra.Command {
-	return &cobra.Command{
+	var skip bool
+	cmd := &cobra.Command{
 		Use:   "get FILE",
 		Short: "Write the values of the keys of a file",
 		Long: `bulk get reads the keys of a JSON file, or of stdin (-), as bulk delete does, and
 writes their values as wrangler kv bulk get:
   {"k":{"value":"v"},"absent":{"value":null}}
-Beside value there are base64, expiration and metadata, where the entry needs them.`,
+Beside value there are base64, expiration and metadata, where the entry needs them.
+With --skip-damaged, keys whose values are damaged are named on stderr and left
+out; the exit status is 1 then.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, err := c.openInput(args[0])
@@ -31,34 +34,41 @@ Beside value there are base64, expiration and metadata, where the entry needs th
 			if err != nil {
 				return err
 			}
-			return c.with(cmd.Context(), existing, 0, func(s *session) error { return c.bulkGet(s, in, total) })
+			return c.with(cmd.Context(), existing, 0, func(s *session) error { return c.bulkGet(s, in, total, skip) })
 		},
 	}
+	cmd.Flags().BoolVar(&skip, "skip-damaged", false, "leave out keys whose values are damaged")
+	return cmd
 }
 
-func (c *cli) bulkGet(s *session, in *input, total int) error {
+func (c *cli) bulkGet(s *session, in *input, total int, skip bool) error {
 	r, err := in.again()
 	if err != nil {
 		return err
 	}
-	bar, done := c.begin("reading", int64(total), "keys"), 0
+	bar, done, damaged := c.begin("reading", int64(total), "keys"), 0, 0
 	defer bar.end()
 	for key, err := range codec.ReadBulkKeys(r, codec.BulkOptions{}) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", in.name, err)
 		}
-		if err := c.member(s, key, done == 0); err != nil {
+		err := c.member(s, key, done == damaged)
+		if skip && errors.Is(err, kvstore.ErrDamaged) {
+			c.sayDamaged(err)
+			damaged, err = damaged+1, nil
+		}
+		if err != nil {
 			return err
 		}
 		done++
 		s.work.progress()
 		bar.set(int64(done))
 	}
-	if done == 0 {
+	if done == damaged {
 		fmt.Fprint(c.out, "{")
 	}
 	_, err = c.out.WriteString("\n}\n")
-	return err
+	return errors.Join(err, skipped(damaged))
 }
 
 // member writes the value of a key as a member of the object.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ func completeFormat(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 
 func (c *cli) exportCommand() *cobra.Command {
 	var format string
+	var skip bool
 	cmd := &cobra.Command{
 		Use:   "export FILE",
 		Short: "Back a namespace up into a file",
@@ -35,8 +37,12 @@ An archive has all bytes as they are: values, metadata, and expiry to the
 millisecond. It has checksums and counts, so that import knows whether it is what
 was written. --format json writes what bulk put and wrangler kv bulk put read.
 
+An entry whose value is damaged or missing in the log ends the export. With
+--skip-damaged it is named on stderr and left out; the file has all others and is
+complete, and the exit status is 1.
+
 With --json (to a file) a summary goes to stdout:
-  {"file":"app.nkv","format":"archive","revision":7,"keys":5,"bytes":80,"seconds":0.1}`,
+  {"file":"app.nkv","format":"archive","revision":7,"keys":5,"bytes":80,"skipped":0,"seconds":0.1}`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -47,24 +53,49 @@ With --json (to a file) a summary goes to stdout:
 			case args[0] == "-" && format == formatArchive && c.out.terminal:
 				return misuse("an archive is nothing for a terminal: redirect it, or name a file")
 			}
-			return c.with(cmd.Context(), existing, 0, func(s *session) error { return c.export(s, args[0], format) })
+			return c.with(cmd.Context(), existing, 0, func(s *session) error { return c.export(s, args[0], format, skip) })
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", formatArchive, "archive or json")
+	cmd.Flags().BoolVar(&skip, "skip-damaged", false, "leave out entries whose values are damaged")
 	complete(cmd.RegisterFlagCompletionFunc("format", completeFormat))
 	return cmd
 }
 
-func (c *cli) export(s *session, name, format string) error {
+func (c *cli) export(s *session, name, format string, skip bool) error {
 	began := time.Now()
-	if name == "-" {
-		_, err := c.exportTo(s, c.out.file, format)
-		return err
+	opts := []kvstore.ExportOption{}
+	if skip {
+		opts = append(opts, kvstore.SkipDamaged(func(err *kvstore.ValueError) { c.sayDamaged(err) }))
 	}
-	info, err := c.exportFile(s, name, format)
+	if name == "-" {
+		info, err := c.exportTo(s, c.out.file, format, opts)
+		return errors.Join(err, skipped(info.Skipped))
+	}
+	info, err := c.exportFile(s, name, format, opts)
+	if errors.Is(err, kvstore.ErrDamaged) {
+		err = hintError{err, "--skip-damaged leaves such entries out"}
+	}
 	if err != nil {
 		return err
 	}
+	return errors.Join(c.exported(name, format, began, info), skipped(info.Skipped))
+}
+
+// sayDamaged tells of an entry that is left out.
+func (c *cli) sayDamaged(err error) {
+	c.say("%s left out: %s", c.err.colored(red, "kvctl:"), strings.TrimPrefix(err.Error(), "kvstore: "))
+}
+
+// skipped is how a command ends that left entries out.
+func skipped(n int) error {
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d damaged entries were left out; all others are there", n)
+}
+
+func (c *cli) exported(name, format string, began time.Time, info kvstore.ExportInfo) error {
 	if !c.json {
 		c.note("%d keys as of revision %d, %s of values, in %.1f s", info.Keys, info.Revision, size(info.Bytes), time.Since(began).Seconds())
 		return nil
@@ -75,31 +106,32 @@ func (c *cli) export(s *session, name, format string) error {
 		Revision kvstore.Revision `json:"revision"`
 		Keys     int              `json:"keys"`
 		Bytes    int64            `json:"bytes"`
+		Skipped  int              `json:"skipped"`
 		Seconds  float64          `json:"seconds"`
-	}{name, format, info.Revision, info.Keys, info.Bytes, seconds(began)})
+	}{name, format, info.Revision, info.Keys, info.Bytes, info.Skipped, seconds(began)})
 }
 
-func (c *cli) exportTo(s *session, f *os.File, format string) (kvstore.ExportInfo, error) {
+func (c *cli) exportTo(s *session, f *os.File, format string, opts []kvstore.ExportOption) (kvstore.ExportInfo, error) {
 	bar := c.begin("exporting", int64(s.Stats().Keys), "keys")
 	defer bar.end()
-	progress := kvstore.OnProgress(func(done int) {
+	opts = append(opts, kvstore.OnProgress(func(done int) {
 		bar.set(int64(done))
 		s.work.progress()
-	})
+	}))
 	if format == formatJSON {
-		return s.ExportJSON(s.ctx, f, progress)
+		return s.ExportJSON(s.ctx, f, opts...)
 	}
-	return s.Export(s.ctx, f, progress)
+	return s.Export(s.ctx, f, opts...)
 }
 
 // exportFile writes a file under another name first: nobody is to take a part
 // of an export for one.
-func (c *cli) exportFile(s *session, name, format string) (info kvstore.ExportInfo, err error) {
+func (c *cli) exportFile(s *session, name, format string, opts []kvstore.ExportOption) (info kvstore.ExportInfo, err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
 	if err != nil {
 		return info, err
 	}
-	info, err = c.exportTo(s, f, format)
+	info, err = c.exportTo(s, f, format, opts)
 	if err == nil {
 		err = f.Sync()
 	}

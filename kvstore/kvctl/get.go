@@ -100,7 +100,10 @@ func (c *cli) completeKey(cmd *cobra.Command, args []string, begin string) ([]st
 	}
 	c.timeout = completionTimeout
 	_ = c.with(context.Background(), existing, noValues, func(s *session) error { // without a store there is nothing to offer
-		for k := range s.Keys(begin) {
+		for k, err := range s.Keys(begin) {
+			if err != nil {
+				return err
+			}
 			if keys = append(keys, k.Name); len(keys) == most {
 				break
 			}

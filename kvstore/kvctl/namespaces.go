@@ -49,7 +49,7 @@ func (c *cli) namespaces(ctx context.Context) ([]string, error) {
 	ctx, cancel, work := c.wait(ctx)
 	defer cancel(nil)
 	defer work.stop()
-	return kvstore.Namespaces(ctx, c.options(noValues, func(err error) { cancel(err) }))
+	return kvstore.Namespaces(ctx, c.options(noValues))
 }
 
 // completionTimeout is how long a shell may wait for what it could offer.

@@ -25,6 +25,7 @@ type target struct {
 	creds, user, password string
 	ca, cert, key         string
 	inbox                 string
+	domain, apiPrefix     string
 	timeout               time.Duration
 
 	conn atomic.Pointer[nats.Conn] // to url, when there is one
@@ -42,6 +43,8 @@ func (c *cli) addFlags(root *cobra.Command) {
 	f.StringVar(&c.cert, "tls-cert", "", "file of the certificate to show the NATS server, with --tls-key")
 	f.StringVar(&c.key, "tls-key", "", "file of its key")
 	f.StringVar(&c.inbox, "inbox-prefix", "", "first part of the subjects on which answers come, where _INBOX is not allowed")
+	f.StringVar(&c.domain, "domain", "", "JetStream domain of the log, if it is not that of the server (NEARKV_DOMAIN)")
+	f.StringVar(&c.apiPrefix, "api-prefix", "", "prefix under which the JetStream API of another account is imported (NEARKV_API_PREFIX)")
 	f.DurationVar(&c.timeout, "timeout", 30*time.Second, "to wait for the store; of long work, without progress (0: for ever)")
 	f.BoolVar(&c.json, "json", false, "write JSON")
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "tell on stderr what the store and its server do")
@@ -67,6 +70,9 @@ func (t *target) environ() error {
 	if t.dir == "" && t.url == "" {
 		t.dir, t.url = os.Getenv("NEARKV_DIR"), os.Getenv("NEARKV_URL")
 	}
+	if t.url != "" && t.domain == "" && t.apiPrefix == "" {
+		t.domain, t.apiPrefix = os.Getenv("NEARKV_DOMAIN"), os.Getenv("NEARKV_API_PREFIX")
+	}
 	switch {
 	case t.dir != "" && t.url != "":
 		return misuse("both NEARKV_DIR and NEARKV_URL are set: say --dir or --url")
@@ -76,22 +82,19 @@ func (t *target) environ() error {
 	return nil
 }
 
-// options are those of the store. denied is called when the server refuses a
-// request of this user.
-func (c *cli) options(cacheBytes int64, denied func(error)) kvstore.Options {
-	o := kvstore.Options{Dir: c.dir, URL: c.url, CacheBytes: cacheBytes}
+// options are those of the store.
+func (c *cli) options(cacheBytes int64) kvstore.Options {
+	o := kvstore.Options{
+		Dir: c.dir, URL: c.url, Domain: c.domain, APIPrefix: c.apiPrefix,
+		CacheBytes: cacheBytes, WriteTimeout: -1, // --timeout bounds all
+	}
 	if c.verbose {
 		o.Logger = slog.New(slog.NewTextHandler(c.err.file, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	if c.url == "" {
 		return o
 	}
-	o.NATS = append(o.NATS, nats.Name("kvctl"), nats.ConnectHandler(func(nc *nats.Conn) { c.conn.Store(nc) }), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-		// To remove large values that nobody needs is for whoever may do it.
-		if errors.Is(err, nats.ErrPermissionViolation) && !strings.Contains(err.Error(), "$JS.API.STREAM.PURGE.") {
-			denied(err)
-		}
-	}))
+	o.NATS = append(o.NATS, nats.Name("kvctl"), nats.ConnectHandler(func(nc *nats.Conn) { c.conn.Store(nc) }))
 	for _, option := range []struct {
 		given  bool
 		option func() nats.Option
@@ -112,7 +115,7 @@ func (c *cli) options(cacheBytes int64, denied func(error)) kvstore.Options {
 // errTimeout is why a command stops waiting.
 var errTimeout = errors.New("no answer within --timeout")
 
-// wait bounds the wait for the store. A refusal of the server ends it too.
+// wait bounds the wait for the store.
 func (c *cli) wait(ctx context.Context) (context.Context, context.CancelCauseFunc, *watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watchdog{patience: c.timeout}
@@ -196,21 +199,13 @@ func (c *cli) with(ctx context.Context, a access, cacheBytes int64, f func(*sess
 	ctx, cancel, work := c.wait(ctx)
 	defer cancel(nil)
 	defer work.stop()
-	store, err := c.open(ctx, a, c.options(cacheBytes, func(err error) { cancel(err) }))
+	store, err := c.open(ctx, a, c.options(cacheBytes))
 	if err != nil {
-		return c.explain(refused(ctx, err))
+		return c.explain(err)
 	}
 	work.progress()
-	err = refused(ctx, f(&session{store, ctx, work}))
+	err = f(&session{store, ctx, work})
 	return errors.Join(err, store.Close())
-}
-
-// refused returns the refusal of the server instead of what has come of it.
-func refused(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
-		return cause
-	}
-	return err
 }
 
 // place finds out where the store is. A directory that does not exist is created
@@ -250,7 +245,7 @@ func (c *cli) explain(err error) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	names, listed := kvstore.Namespaces(ctx, c.options(noValues, func(error) { cancel() }))
+	names, listed := kvstore.Namespaces(ctx, c.options(noValues))
 	switch {
 	case listed != nil:
 		return err

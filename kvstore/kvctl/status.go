@@ -81,7 +81,10 @@ func (c *cli) status(s *session, cache int64) error {
 		Foreign: n.Foreign, Damaged: n.Damaged, Durability: st.Durability.String(), Missing: st.Missing,
 		Limits: limits{codec.MaxKeyLen, codec.MaxValueLen, codec.MaxMetadataLen},
 	}
-	for k := range s.Keys("") {
+	for k, err := range s.Keys("") {
+		if err != nil {
+			return err
+		}
 		is.Bytes += int64(k.Size)
 	}
 	if c.json {
@@ -126,7 +129,10 @@ func hitRatio(s *session) (reads int, ratio *float64, err error) {
 	const most = 1000
 	every, i, large := max(s.Stats().Keys/most, 1), 0, 0
 	before := s.Stats().Misses
-	for k := range s.Keys("") {
+	for k, err := range s.Keys("") {
+		if err != nil {
+			return 0, nil, err
+		}
 		if i++; i%every != 0 || reads == most {
 			continue
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -48,6 +49,10 @@ func (c *cli) watch(ctx context.Context, s *session, prefix string, changesOnly 
 		opts = append(opts, kvstore.Lazy()) // a line has only the beginning of a value
 	}
 	for e, err := range s.Watch(s.ctx, prefix, opts...) {
+		if errors.Is(err, kvstore.ErrDamaged) { // the watch goes on
+			c.sayDamaged(err)
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,7 @@ type home struct {
 	lock   *flock.Flock // nil if temporary: nobody else knows the name
 	report *Report      // what was there before the server started; nil if temporary
 
+	keep  bool // it is not temporary, though there is no lock: the caller has it
 	keeps bool // what the server removes while it starts is to be restored
 }
 
@@ -66,6 +67,9 @@ func lockHome(dir string) (*home, error) {
 
 // makeReady checks what is there, and prepares the start of the server.
 func (h *home) makeReady(ctx context.Context, log *slog.Logger) error {
+	if err := finishRepair(h.dir); err != nil {
+		return err
+	}
 	if err := ownDir(h.store, log); err != nil {
 		return err
 	}
@@ -193,6 +197,9 @@ func (h *home) settle() error {
 
 // close gives the directory up. Only after the server has shut down.
 func (h *home) close() error {
+	if h.keep {
+		return nil
+	}
 	if h.lock == nil {
 		return os.RemoveAll(h.store)
 	}

@@ -282,6 +282,9 @@ func (s *inspection) blockPath(n uint32) string {
 // maxConfigLen is more than the description of any stream has, in bytes.
 const maxConfigLen = 1 << 20
 
+// maxIndexLen is more than the index of any stream has that a server can open.
+const maxIndexLen = 1 << 30
+
 func (s *inspection) readConfig() error {
 	inf, err := readPlain(filepath.Join(s.path, "meta.inf"), maxConfigLen)
 	if err != nil {
@@ -298,8 +301,7 @@ func (s *inspection) readConfig() error {
 // readIndex returns what the server has noted of the stream; nil if that cannot be read, which the
 // server mends by itself.
 func (s *inspection) readIndex() *blocks.Index {
-	const most = 4 << 30
-	file, err := readPlain(filepath.Join(s.msgs(), "index.db"), most)
+	file, err := readPlain(filepath.Join(s.msgs(), "index.db"), maxIndexLen)
 	if err != nil {
 		return nil
 	}

@@ -231,21 +231,24 @@ func (r *Reader) whole(rest []byte) bool {
 	return false
 }
 
-// follows reports whether there is a whole record in rest, after its beginning. Sequences
-// are compared first, so that hardly ever a checksum is made.
-func (r *Reader) follows(rest []byte) bool {
+// follows reports whether there is a whole record in rest, after its beginning.
+func (r *Reader) follows(rest []byte) bool { return r.find(rest) > 0 }
+
+// find returns where the first whole record is in rest, after its beginning; 0: there is none. Sequences are compared
+// first, so that hardly ever a checksum is made.
+func (r *Reader) find(rest []byte) int {
 	for off := 1; off+leastLen <= len(rest); off++ {
 		b := rest[off:]
 		n, flagged := lengthOf(b)
 		if n < leastLen || n > len(b) {
 			continue
 		}
-		if _, seq := sequenceOf(b); seq == 0 || seq > r.last+nearby {
+		if _, seq := sequenceOf(b); seq == 0 || r.last > 0 && seq > r.last+nearby {
 			continue
 		}
 		if _, reason := r.parse(b[:n], flagged); reason == "" {
-			return true
+			return off
 		}
 	}
-	return false
+	return 0
 }

@@ -34,7 +34,7 @@ func TestImportGraph(t *testing.T) {
 		module + "/replication/embedded":        {module + "/replication/embedded/blocks"},
 		module + "/replication":                 {module + "/codec"},
 		module + "/kvstore":                     {module + "/codec", module + "/replication", module + "/replication/embedded"},
-		module + "/kvstore/kvctl":               {module + "/codec", module + "/kvstore", module + "/replication"},
+		module + "/kvstore/kvctl":               {module + "/codec", module + "/kvstore", module + "/replication", module + "/replication/embedded"},
 		module + "/kvstore/kvstoretest":         {module + "/replication/embedded"},
 	}
 	for pkg, want := range allowed {

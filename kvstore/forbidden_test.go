@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -111,7 +110,7 @@ func TestForbiddenWrites(t *testing.T) {
 				ops[bad] = kvstore.OpPut("no:batch", []byte("v"))
 				_, err := s.Batch(ctx, ops...)
 				wantForbidden(t, ctx, err, "$KV.app.no=3A.batch")
-				if keys := slices.Collect(keysOf(s, fmt.Sprint("batch:", size, ":", bad, ":"))); len(keys) != 0 {
+				if keys := keysOf(t, s, fmt.Sprint("batch:", size, ":", bad, ":")); len(keys) != 0 {
 					t.Errorf("%d keys of the batch are there", len(keys))
 				}
 			})
@@ -164,7 +163,7 @@ func TestForbiddenPutAll(t *testing.T) {
 				if err := s.Sync(ctx); err != nil {
 					t.Fatal(err)
 				}
-				if there := len(slices.Collect(keysOf(s, prefix))); there != n || n != bad+len(bulk.Also) {
+				if there := len(keysOf(t, s, prefix)); there != n || n != bad+len(bulk.Also) {
 					t.Errorf("%d are said to be in, %d are, %d also", n, there, len(bulk.Also))
 				}
 			})
@@ -342,16 +341,6 @@ func TestForbiddenHandler(t *testing.T) {
 			t.Errorf("the handler is told %v", err)
 		}
 	})
-}
-
-func keysOf(s *kvstore.Store, prefix string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range s.Keys(prefix) {
-			if !yield(k.Name) {
-				return
-			}
-		}
-	}
 }
 
 // syncBuffer is what a logger may write to while the test reads.

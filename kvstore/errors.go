@@ -102,9 +102,24 @@ var (
 	// ErrLocked: somebody has the Dir and lets nobody in, or, with Exclusive,
 	// somebody has it.
 	ErrLocked = embedded.ErrLocked
-	// ErrStart: the embedded server did not start.
+	// ErrStart: the embedded server did not start. ErrDirAccess and ErrDirDamaged are also ErrStart.
 	ErrStart = embedded.ErrStart
+	// ErrDirAccess: something in Dir cannot be opened, or belongs to somebody else. It comes as a *DirAccessError,
+	// before anything in Dir is changed.
+	ErrDirAccess = embedded.ErrAccess
+	// ErrDirDamaged: something in Dir is not as it was written. It comes as a *DirDamagedError, before anything in Dir is
+	// changed, and the namespaces stay closed: kvctl check lists the damage, kvctl repair saves what is whole.
+	ErrDirDamaged = embedded.ErrDamaged
 )
+
+// DirAccessError names a file in Dir that this process cannot use, and says why. It is an ErrDirAccess.
+type DirAccessError = embedded.AccessError
+
+// DirDamagedError lists what is damaged in Dir. It is an ErrDirDamaged.
+type DirDamagedError = embedded.DamagedError
+
+// LockedError says who has a Dir, as far as that is known. It is an ErrLocked.
+type LockedError = embedded.LockedError
 
 // ConflictError tells why a conditional write was refused.
 type ConflictError struct {

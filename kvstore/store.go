@@ -66,7 +66,7 @@ func (n *stats) wrote(err error) {
 // name of a namespace is 1 to 200 bytes of A-Z a-z 0-9 - _.
 //
 // Errors: ErrInvalidNamespace and ErrInvalidOptions before anything is done;
-// ErrLocked (at once only with Exclusive) and ErrStart with Dir; ErrUnsupported for a bucket of others that
+// ErrLocked (at once only with Exclusive), ErrDirAccess, ErrDirDamaged and ErrStart with Dir; ErrUnsupported for a bucket of others that
 // is not laid out as one; ErrNoNamespace only with MustExist; ErrUnavailable when ctx ended first.
 func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
 	s, err := openNamespace(ctx, namespace, opts)

@@ -13,6 +13,8 @@
 //	kvctl namespaces                 what namespaces there are
 //	kvctl status                     state, lag, keys, bytes, hit ratio, durability, server, limits
 //	kvctl permissions                what a user of a NATS server needs: --write, --account
+//	kvctl check [DIR]                what is damaged in a directory
+//	kvctl repair [DIR]               save what is whole in it: --dry-run
 //	kvctl bench                      rate and latency of puts and gets
 //	kvctl completion bash|zsh|fish   completion for a shell, of keys and namespaces too
 //

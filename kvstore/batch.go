@@ -58,13 +58,13 @@ func OpDelete(key string, opts ...DeleteOption) Op {
 func (s *Store) Batch(ctx context.Context, ops ...Op) (Revision, error) {
 	b, err := s.newBatch(ops)
 	if err != nil || len(ops) == 0 {
-		return 0, err
+		return 0, failed("batch", "", err)
 	}
 	revision, err := b.run(ctx)
 	for range ops {
 		s.stats.wrote(err)
 	}
-	return revision, err
+	return revision, failed("batch", "", err)
 }
 
 // batch carries a Batch through to its end, as write does for one change.

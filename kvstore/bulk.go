@@ -73,7 +73,7 @@ type BulkError struct {
 }
 
 func (e *BulkError) Error() string {
-	return fmt.Sprintf("write %d, of %.64q: %v", e.Index, e.Key, e.Err)
+	return fmt.Sprintf("kvstore: write %d, of %.64q: %s", e.Index, e.Key, plain(e.Err))
 }
 
 func (e *BulkError) Unwrap() error { return e.Err }
@@ -122,7 +122,7 @@ func (s *Store) DeleteAll(ctx context.Context, keys iter.Seq[string], opts ...Bu
 // are those of DeleteAll and of Sync, and ErrInvalidKey for the prefix.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string, opts ...BulkOption) (int, error) {
 	if err := codec.CheckPrefix(prefix); err != nil {
-		return 0, err
+		return 0, failed("delete prefix", "", err)
 	}
 	if err := s.syncForWrite(ctx); err != nil {
 		return 0, err
@@ -151,8 +151,7 @@ const (
 type bulk struct {
 	store    *Store
 	ctx      context.Context
-	writes   context.Context // of the writes: it ends also when one has used up its time
-	stop     context.CancelCauseFunc
+	writes   *timeContext // of the writes: it ends also when one has used up its time
 	progress func(done int)
 	told     time.Time
 	some     chan struct{} // of capacity 1: it is worth looking again
@@ -184,7 +183,7 @@ func (s *Store) newBulk(ctx context.Context, opts []BulkOption) *bulk {
 		store: s, ctx: ctx, progress: func(int) {}, told: time.Now(), some: make(chan struct{}, 1),
 		also: make(map[int]bool), failed: make(map[int]failedWrite), flight: make(map[string]int),
 	}
-	b.writes, b.stop = context.WithCancelCause(ctx)
+	b.writes = newTimeContext(ctx)
 	for _, opt := range opts {
 		opt.bulk(b)
 	}
@@ -195,7 +194,7 @@ func (s *Store) newBulk(ctx context.Context, opts []BulkOption) *bulk {
 type prepared = iter.Seq2[string, func() (*change, error)]
 
 func (b *bulk) runAll(all prepared) (int, error) {
-	defer b.stop(nil)
+	defer b.writes.finish(context.Canceled)
 	for key, prepare := range all {
 		c, err := prepare()
 		if err == nil {
@@ -380,7 +379,7 @@ func (b *bulk) ended(i int, c *change, err error) {
 // that wait one after the other would add up theirs.
 func (b *bulk) outOfTime(err error) {
 	if errors.Is(err, errWriteTimeout) {
-		b.stop(errWriteTimeout)
+		b.writes.finish(errWriteTimeout)
 	}
 }
 

@@ -67,17 +67,17 @@ func StartAt(n int) ImportOption { return importOption(func(i *imports) { i.star
 func (s *Store) Import(ctx context.Context, r io.Reader, opts ...ImportOption) (ImportInfo, error) {
 	i, err := s.newImport(opts)
 	if err != nil {
-		return ImportInfo{}, err
+		return ImportInfo{}, failed("import", "", err)
 	}
 	in, err := codec.NewArchiveReader(bufio.NewReaderSize(r, 256<<10))
 	if err != nil {
-		return ImportInfo{}, err
+		return ImportInfo{}, failed("import", "", err)
 	}
 	header := in.Header()
 	i.info.Namespace, i.info.Created = header.Namespace, header.Created
 	err = i.run(ctx, archiveEntries(in))
 	i.info.Revision = Revision(in.Trailer().Revision)
-	return i.info, err
+	return i.info, failed("import", "", err)
 }
 
 // ImportJSON is Import of the bulk JSON of Workers KV (codec.ReadBulk), which
@@ -87,10 +87,10 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ...ImportOption) (
 func (s *Store) ImportJSON(ctx context.Context, r io.Reader, opts ...ImportOption) (ImportInfo, error) {
 	i, err := s.newImport(opts)
 	if err != nil {
-		return ImportInfo{}, err
+		return ImportInfo{}, failed("import", "", err)
 	}
 	err = i.run(ctx, bulkEntries(r))
-	return i.info, err
+	return i.info, failed("import", "", err)
 }
 
 // imports is one import.

@@ -56,15 +56,16 @@ func (s *Store) most() int64 {
 func (s *Store) PutFrom(ctx context.Context, key string, r io.Reader, opts ...WriteOption) (Revision, error) {
 	c, err := s.newPut(key, nil, opts)
 	if err != nil {
-		return 0, err
+		return 0, failed("put", key, err)
 	}
 	if r == nil {
-		return 0, fmt.Errorf("kvstore: %w: the reader is nil", ErrInvalidOptions)
+		return 0, failed("put", key, fmt.Errorf("%w: the reader is nil", ErrInvalidOptions))
 	}
 	if err := s.fill(c, r); err != nil {
-		return 0, err
+		return 0, failed("put", key, err)
 	}
-	return s.commit(ctx, c)
+	revision, err := s.commit(ctx, c)
+	return revision, failed("put", key, err)
 }
 
 // fill reads the value of a change, or as much as tells that it is large.
@@ -307,7 +308,7 @@ type ValueError struct {
 }
 
 func (e *ValueError) Error() string {
-	return fmt.Sprintf("%v: %.64q at revision %d: %v", ErrDamaged, e.Key, e.Revision, e.Err)
+	return fmt.Sprintf("%v: %.64q at revision %d: %s", ErrDamaged, e.Key, e.Revision, plain(e.Err))
 }
 
 // Unwrap returns ErrDamaged and the Err.
@@ -357,21 +358,25 @@ func (v *valueReader) Read(p []byte) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
+	return n, failed("read", v.rec.key(), v.explain(err))
+}
+
+func (v *valueReader) explain(err error) error {
 	s := v.rec.large().store
 	switch {
 	case errors.Is(err, replication.ErrClosed):
-		return n, ErrClosed
+		return ErrClosed
 	case !lost(err):
-		return n, fmt.Errorf("kvstore: read %.64q: %w", v.rec.key(), err)
+		return err
 	}
 	epoch, attachErr := s.feed.Attached(v.ctx)
 	if attachErr != nil {
-		return n, fmt.Errorf("kvstore: read %.64q: %w", v.rec.key(), err)
+		return err
 	}
 	if err := s.lostObject(v.ctx, epoch, v.rec, err); !errors.Is(err, errSuperseded) {
-		return n, err
+		return err
 	}
-	return n, fmt.Errorf("%w: %.64q at revision %d", ErrReplaced, v.rec.key(), v.rec.revision)
+	return fmt.Errorf("%w: %.64q at revision %d", ErrReplaced, v.rec.key(), v.rec.revision)
 }
 
 type lazy struct{}

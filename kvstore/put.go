@@ -30,9 +30,10 @@ import (
 func (s *Store) Put(ctx context.Context, key string, value []byte, opts ...WriteOption) (Revision, error) {
 	c, err := s.newPut(key, value, opts)
 	if err != nil {
-		return 0, err
+		return 0, failed("put", key, err)
 	}
-	return s.commit(ctx, c)
+	revision, err := s.commit(ctx, c)
+	return revision, failed("put", key, err)
 }
 
 // newPut returns the change that a Put asks for, once it is known to be valid.
@@ -58,10 +59,10 @@ func (s *Store) newPut(key string, value []byte, opts []WriteOption) (*change, e
 func (s *Store) Delete(ctx context.Context, key string, opts ...DeleteOption) error {
 	c, err := s.newDelete(key, opts)
 	if err != nil {
-		return err
+		return failed("delete", key, err)
 	}
 	_, err = s.commit(ctx, c)
-	return err
+	return failed("delete", key, err)
 }
 
 func (s *Store) newDelete(key string, opts []DeleteOption) (*change, error) {

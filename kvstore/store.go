@@ -69,6 +69,11 @@ func (n *stats) wrote(err error) {
 // ErrLocked (at once only with Exclusive) and ErrStart with Dir; ErrUnsupported for a bucket of others that
 // is not laid out as one; ErrNoNamespace only with MustExist; ErrUnavailable when ctx ended first.
 func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
+	s, err := openNamespace(ctx, namespace, opts)
+	return s, failed("open", namespace, err)
+}
+
+func openNamespace(ctx context.Context, namespace string, opts Options) (*Store, error) {
 	if err := replication.CheckNamespace(namespace); err != nil {
 		return nil, err
 	}
@@ -145,7 +150,7 @@ func (s *Store) Close() error {
 		close(s.gone)
 	}
 	<-s.gone
-	return s.err
+	return failed("close", "", s.err)
 }
 
 func (s *Store) shutDown() error {

@@ -87,7 +87,7 @@ type DecodeError struct {
 }
 
 func (e *DecodeError) Error() string {
-	return fmt.Sprintf("kvstore: key %.64q, revision %d: %v", e.Key, e.Revision, e.Err)
+	return fmt.Sprintf("kvstore: decode %.64q at revision %d: %s", e.Key, e.Revision, plain(e.Err))
 }
 
 // Unwrap returns the error of the codec.
@@ -99,7 +99,9 @@ type EncodeError struct {
 	Err error // of the codec
 }
 
-func (e *EncodeError) Error() string { return fmt.Sprintf("kvstore: key %.64q: %v", e.Key, e.Err) }
+func (e *EncodeError) Error() string {
+	return fmt.Sprintf("kvstore: encode %.64q: %s", e.Key, plain(e.Err))
+}
 
 // Unwrap returns the error of the codec.
 func (e *EncodeError) Unwrap() error { return e.Err }
@@ -137,7 +139,7 @@ func (v *View[T]) get(ctx context.Context, key string, opts []ReadOption) (*deco
 	}
 	if len(opts) > 0 {
 		if _, err := s.awaitRead(ctx, opts, key); err != nil {
-			return nil, Entry{}, err
+			return nil, Entry{}, failed("get", key, err)
 		}
 	}
 	if _, d := v.find(key); d != nil {
@@ -354,7 +356,7 @@ func (v *View[T]) Update(ctx context.Context, key string, f func(old T) (T, erro
 	var zero T
 	for _, opt := range opts {
 		if _, ok := opt.(condition); ok {
-			return zero, fmt.Errorf("%w: Update has a condition of its own", ErrInvalidOptions)
+			return zero, failed("update", key, fmt.Errorf("%w: Update has a condition of its own", ErrInvalidOptions))
 		}
 	}
 	end, err := v.store.takeTurn(ctx, key)
@@ -384,7 +386,7 @@ func (v *View[T]) Update(ctx context.Context, key string, f func(old T) (T, erro
 			if v.store.closed.Load() {
 				return zero, ErrClosed
 			}
-			return zero, fmt.Errorf("%w: %w", err, ended)
+			return zero, failed("update", key, fmt.Errorf("%w: %w", err, ended))
 		}
 	}
 }

@@ -3,6 +3,7 @@ package kvstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"strings"
 	"sync"
@@ -30,6 +31,20 @@ func (k EventKind) String() string {
 		return "expire"
 	}
 	return "unknown"
+}
+
+// MarshalText makes logs and JSON show the name.
+func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads a name: put, delete or expire.
+func (k *EventKind) UnmarshalText(name []byte) error {
+	for _, known := range []EventKind{EventPut, EventDelete, EventExpire} {
+		if string(name) == known.String() {
+			*k = known
+			return nil
+		}
+	}
+	return fmt.Errorf("kvstore: %.64q is no kind of event: it is put, delete or expire", name)
 }
 
 // Event is a change of one key. The Entry of a removal has only the Key, and
@@ -62,7 +77,7 @@ type Event struct {
 func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := codec.CheckPrefix(prefix); err != nil {
-			yield(Event{}, err)
+			yield(Event{}, failed("watch", "", err))
 			return
 		}
 		w := &watcher{store: s, prefix: prefix, pending: make(map[string]pending), ready: make(chan struct{}, 1)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -17,9 +18,53 @@ type allowance struct {
 	most  time.Duration // without progress; below zero: no bound
 	begun time.Time     // or when it last made progress
 
-	ctx    context.Context // nil: not made yet
-	cancel context.CancelCauseFunc
-	timer  *time.Timer
+	ctx   context.Context // nil: not made yet
+	time  *timeContext    // what ctx is, or comes from
+	timer *time.Timer
+}
+
+// timeContext is a context that ends also when finish is called. Then its error is
+// that of finish: a context that is cancelled with a cause would say that it was
+// cancelled, which is for the caller to do.
+type timeContext struct {
+	context.Context // the caller's
+	done            chan struct{}
+	leave           func() bool
+
+	mu  sync.Mutex
+	err error
+}
+
+func newTimeContext(ctx context.Context) *timeContext {
+	c := &timeContext{Context: ctx, done: make(chan struct{})}
+	c.leave = context.AfterFunc(ctx, func() { c.end(ctx.Err()) })
+	return c
+}
+
+// finish ends the context.
+func (c *timeContext) finish(err error) {
+	c.leave()
+	c.end(err)
+}
+
+func (c *timeContext) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+		close(c.done)
+	}
+}
+
+func (c *timeContext) Done() <-chan struct{} { return c.done }
+
+func (c *timeContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		return c.Context.Err() // done is about to be closed
+	}
+	return c.err
 }
 
 // begin starts the clock.
@@ -33,9 +78,9 @@ func (a *allowance) bound(ctx context.Context) context.Context {
 	if _, limited := ctx.Deadline(); limited || a.most < 0 {
 		return ctx
 	}
-	bounded, cancel := context.WithCancelCause(ctx)
-	a.ctx, a.cancel = bounded, cancel
-	a.timer = time.AfterFunc(a.most-time.Since(a.begun), func() { cancel(errWriteTimeout) })
+	bounded := newTimeContext(ctx)
+	a.ctx, a.time = bounded, bounded
+	a.timer = time.AfterFunc(a.most-time.Since(a.begun), func() { bounded.finish(errWriteTimeout) })
 	return a.ctx
 }
 
@@ -58,7 +103,7 @@ func (a *allowance) pause() {
 func (a *allowance) end() {
 	if a.timer != nil {
 		a.timer.Stop()
-		a.cancel(nil)
+		a.time.finish(context.Canceled)
 		a.timer, a.ctx = nil, nil
 	}
 }
@@ -83,7 +128,9 @@ func (s *Store) limited(ctx context.Context) (context.Context, context.CancelFun
 	if _, limited := ctx.Deadline(); limited || s.writeTimeout < 0 {
 		return ctx, func() {}
 	}
-	return context.WithTimeoutCause(ctx, s.writeTimeout, errWriteTimeout)
+	c := newTimeContext(ctx)
+	timer := time.AfterFunc(s.writeTimeout, func() { c.finish(errWriteTimeout) })
+	return c, func() { timer.Stop(); c.finish(context.Canceled) }
 }
 
 // syncForWrite is Sync, bounded as a write is.

@@ -50,7 +50,7 @@ func (s *Store) List(opts ListOptions) (Page, error) {
 		return Page{}, ErrClosed
 	}
 	if err := codec.CheckPrefix(opts.Prefix); err != nil {
-		return Page{}, err
+		return Page{}, failed("list", "", err)
 	}
 	limit := opts.Limit
 	if limit == 0 {
@@ -87,7 +87,7 @@ func (s *Store) List(opts ListOptions) (Page, error) {
 func (s *Store) Keys(prefix string) iter.Seq2[KeyInfo, error] {
 	return func(yield func(KeyInfo, error) bool) {
 		if err := codec.CheckPrefix(prefix); err != nil {
-			yield(KeyInfo{}, err)
+			yield(KeyInfo{}, failed("keys", "", err))
 			return
 		}
 		for r := range s.index.ascend(prefix, "") {

@@ -79,6 +79,9 @@ func TestWriteTimeout(t *testing.T) {
 				err = write(context.Background(), s)
 				took := time.Since(began)
 				wantErrors(t, err, context.DeadlineExceeded)
+				if errors.Is(err, context.Canceled) {
+					t.Errorf("nobody has cancelled: %v", err)
+				}
 				if !errors.Is(err, kvstore.ErrUnavailable) && !errors.Is(err, kvstore.ErrIndeterminate) || took < 6*time.Second || took > 9*time.Second {
 					t.Errorf("after %v: %v", took, err)
 				}

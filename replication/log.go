@@ -38,6 +38,26 @@ const (
 // value: metadata, expiry, expectation, identification.
 const headerRoom = 4 << 10
 
+const (
+	// leastHeaderRoom is what the headers of our records need at most: metadata of
+	// codec.MaxMetadataLen, the description of an object, and less than 500 bytes more.
+	leastHeaderRoom = 1792
+	// leastPayload is the least max_payload of a server that we can work with: headers
+	// without a value, and our requests, fit into it.
+	leastPayload = 2 << 10
+)
+
+// roomFor returns what is left for the headers of a record in a message of a size.
+func roomFor(payload int64) int64 { return min(headerRoom, max(payload/2, leastHeaderRoom)) }
+
+// checkPayload refuses a server that takes too little in one message.
+func checkPayload(most int64) error {
+	if most < leastPayload {
+		return fmt.Errorf("replication: %w: the server has a max_payload of %d bytes, needed are %d", ErrUnsupported, most, leastPayload)
+	}
+	return nil
+}
+
 // Config says how Open creates a stream that does not exist, and how often a
 // Feed looks after one. The zero value works.
 type Config struct {
@@ -149,6 +169,10 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 		l.Close()
 		return nil, err
 	}
+	if err := checkPayload(nc.MaxPayload()); err != nil && nc.IsConnected() {
+		l.Close()
+		return nil, err
+	}
 	if err := l.openStream(ctx); err != nil {
 		l.Close()
 		return nil, err
@@ -231,7 +255,8 @@ func (l *Log) Close() {
 func (l *Log) MaxValue() int64 { return l.limits.Load().maxValue }
 
 func (l *Log) maxValue(c jetstream.StreamConfig) int64 {
-	most := min(l.nc.MaxPayload()-headerRoom, codec.MaxValueLen)
+	payload := l.nc.MaxPayload()
+	most := min(payload-roomFor(payload), codec.MaxValueLen)
 	if c.MaxMsgSize > 0 {
 		most = min(most, int64(c.MaxMsgSize))
 	}
@@ -274,7 +299,12 @@ func (l *Log) viewOrCreate(ctx context.Context, patience time.Duration) error {
 }
 
 func (l *Log) createStream(ctx context.Context) error {
-	config, err := l.newStream(ctx, l.streamConfig())
+	wanted := l.streamConfig()
+	config, err := l.newStream(ctx, wanted)
+	if errors.Is(err, ErrLimit) { // of the account, and then it is that number
+		wanted.MaxConsumers = -1
+		config, err = l.newStream(ctx, wanted)
+	}
 	switch {
 	case errors.Is(err, errNameInUse):
 		_, err = l.view(ctx) // somebody was faster
@@ -315,6 +345,10 @@ func (l *Log) newStream(ctx context.Context, config jetstream.StreamConfig) (cre
 	return created, apiError(reply.Error, config.Name)
 }
 
+// manyConsumers is as good as no limit: each replica is a consumer. To a server -1 means
+// its own default, 1000.
+const manyConsumers = 1 << 30
+
 // streamConfig is that of a NATS key-value bucket, but closed: on a standard
 // bucket whoever may write one key can wipe the bucket with a rollup header.
 func (l *Log) streamConfig() jetstream.StreamConfig {
@@ -327,7 +361,7 @@ func (l *Log) streamConfig() jetstream.StreamConfig {
 		Replicas:           l.cfg.Replicas,
 		MaxMsgsPerSubject:  1,
 		MaxBytes:           l.cfg.MaxBytes,
-		MaxConsumers:       -1,
+		MaxConsumers:       manyConsumers,
 		MaxMsgSize:         codec.MaxValueLen + headerRoom,
 		Discard:            jetstream.DiscardNew,
 		AllowDirect:        true,
@@ -347,6 +381,9 @@ func (l *Log) streamConfig() jetstream.StreamConfig {
 func (l *Log) adopt(c jetstream.StreamConfig) error {
 	refuse := func(why string) error {
 		return fmt.Errorf("replication: %w: stream %s %s", ErrUnsupported, l.stream, why)
+	}
+	if err := checkPayload(l.nc.MaxPayload()); err != nil {
+		return err // the connection may have come to another server
 	}
 	switch format := c.Metadata[metaFormat]; {
 	case format != "" && format != formatVersion:

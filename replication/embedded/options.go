@@ -129,11 +129,13 @@ func (o Options) serverOptions(storeDir string) *server.Options {
 
 		NoSigs: true,
 
-		JetStream:              true,
-		StoreDir:               storeDir,
-		JetStreamMaxMemory:     o.MaxMemory,
-		JetStreamMaxStore:      o.MaxStore,
-		SyncAlways:             o.SyncAlways,
+		JetStream:          true,
+		StoreDir:           storeDir,
+		JetStreamMaxMemory: o.MaxMemory,
+		JetStreamMaxStore:  o.MaxStore,
+		SyncAlways:         o.SyncAlways,
+		// Each replica is a consumer; the default is 1000 for a stream.
+		JetStreamLimits:        server.JSLimitOpts{DefaultMaxConsumers: -1},
 		DisableJetStreamBanner: true,
 
 		MaxPayload: o.MaxPayload,

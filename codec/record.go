@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -70,6 +71,20 @@ func (op Op) String() string {
 		return "delete"
 	}
 	return "Op(" + strconv.Itoa(int(op)) + ")"
+}
+
+// MarshalText makes logs and JSON show the name.
+func (op Op) MarshalText() ([]byte, error) { return []byte(op.String()), nil }
+
+// UnmarshalText reads a name: put or delete.
+func (op *Op) UnmarshalText(name []byte) error {
+	for _, known := range []Op{OpPut, OpDelete} {
+		if string(name) == known.String() {
+			*op = known
+			return nil
+		}
+	}
+	return fmt.Errorf("codec: %.64q is no operation: it is put or delete", name)
 }
 
 // Record is one message of the log, without its subject and its sequence.

@@ -65,6 +65,14 @@ func newBackend(ctx context.Context, namespace string, opts *Options) (*backend,
 // anywhere is for nats.Connect, which insists on an address. The member knows better.
 const anywhere = "nats://127.0.0.1"
 
+// trouble returns why nobody serves the Dir: this process tried to, and could not.
+func (b *backend) trouble() error {
+	if b == nil || b.member == nil {
+		return nil
+	}
+	return b.member.Trouble()
+}
+
 func (b *backend) close() error {
 	if b.end != nil {
 		b.end()

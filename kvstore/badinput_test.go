@@ -402,7 +402,7 @@ var openFailures = map[string]func(t *testing.T, f *failure){
 			o.Users = []*server.User{{Username: "u", Password: "p", Permissions: permissions}}
 		})
 		f.opts.URL = "nats://u:p@" + s.Addr().String()
-		f.deadline(t, 200*time.Millisecond)
+		f.want = []error{kvstore.ErrForbidden}
 	},
 	"wrong password": func(t *testing.T, f *failure) {
 		s := startNATS(t, func(o *server.Options) { o.Username, o.Password = "u", "p" })

@@ -49,24 +49,27 @@ func OpDelete(key string, opts ...DeleteOption) Op {
 // counted that are large: else ErrTooLarge. It costs about ten times as much as a
 // Put, and little more for each operation.
 //
+// A Batch ends with ErrExpired when the first of its entries expires before the log
+// has acknowledged all of them.
+//
 // Errors are those of Put, and before anything is sent ErrInvalidOptions, for two
 // operations on one key, and ErrUnsupported, if the bucket does not take atomic
 // batches (Status.Missing).
 func (s *Store) Batch(ctx context.Context, ops ...Op) (Revision, error) {
 	b, err := s.newBatch(ops)
 	if err != nil || len(ops) == 0 {
-		return 0, err
+		return 0, failed("batch", "", err)
 	}
 	revision, err := b.run(ctx)
 	for range ops {
 		s.stats.wrote(err)
 	}
-	return revision, err
+	return revision, failed("batch", "", err)
 }
 
 // batch carries a Batch through to its end, as write does for one change.
 type batch struct {
-	write // what they have in common; its change is only a size
+	write // what they have in common; its change is for its limits, and is not written
 	parts []*write
 }
 
@@ -93,6 +96,8 @@ func (s *Store) newBatch(ops []Op) (*batch, error) {
 		keys[op.key] = true
 		size += len(c.value)
 		c.always = true
+		b.change.join(c)
+		b.change.batch += 2 * len(c.value) // the server stages it, and then stores it
 		b.parts = append(b.parts, &write{store: s, change: c, id: b.id, of: b})
 	}
 	if size > maxBatchBytes {
@@ -101,16 +106,25 @@ func (s *Store) newBatch(ops []Op) (*batch, error) {
 	return b, nil
 }
 
+// join makes a batch one that has to end when c has to, if that is earlier.
+func (c *change) join(part *change) {
+	if part.expires != 0 && (c.expires == 0 || part.expires < c.expires) {
+		c.key, c.expires = part.key, part.expires
+	}
+}
+
 func (b *batch) run(ctx context.Context) (Revision, error) {
 	b.allowed.begin(b.store.writeTimeout)
 	defer b.allowed.end()
+	ctx, stop := b.change.lifetime(ctx)
+	defer stop()
 	ctx, cancel := b.limit(ctx)
 	defer cancel()
 	revision, err := b.carry(ctx)
 	for _, w := range b.parts {
 		w.tidy(err)
 	}
-	return revision, err
+	return revision, b.change.lapse(err)
 }
 
 // limit bounds the time of a batch with large values.
@@ -214,7 +228,7 @@ func (b *batch) resolve(ctx context.Context, epoch uint64) (uint64, error) {
 			b.await(ctx, last)
 			return last, nil
 		}
-		conditional = conditional || w.change.condition.kind != unconditional
+		conditional = conditional || w.change.once()
 		moved = moved && w.answer.revision != w.before
 	}
 	if conditional && moved && (b.appended || b.store.unsettled()) {

@@ -64,7 +64,7 @@ func OnProgress(f func(done int)) ProgressOption { return onProgress(f) }
 // writes are numbered from 0 in the order in which they were given. All before
 // Index are in the log, that of Index is not, and of those behind it only those
 // in Also are: to go on, begin at Index. What is not in may be nevertheless if
-// the error is ErrIndeterminate.
+// the error is ErrIndeterminate, or, where nobody can see it, ErrExpired.
 type BulkError struct {
 	Index int
 	Key   string
@@ -73,7 +73,7 @@ type BulkError struct {
 }
 
 func (e *BulkError) Error() string {
-	return fmt.Sprintf("write %d, of %.64q: %v", e.Index, e.Key, e.Err)
+	return fmt.Sprintf("kvstore: write %d, of %.64q: %s", e.Index, e.Key, plain(e.Err))
 }
 
 func (e *BulkError) Unwrap() error { return e.Err }
@@ -87,6 +87,9 @@ func (e *BulkError) Unwrap() error { return e.Err }
 // without expiry and of up to 4 KiB is not answered one by one: of these at most
 // 4,096 are under way. When PutAll returns this replica has applied what is in,
 // unless the context has ended.
+//
+// A TTL counts from when its pair is asked for. A pair that expires before the log
+// has acknowledged it counts as not in, with ErrExpired.
 //
 // With the first error it asks for no more pairs, and waits for what is under
 // way. The error is a *BulkError, which tells what is in; it is that of Put.
@@ -119,7 +122,7 @@ func (s *Store) DeleteAll(ctx context.Context, keys iter.Seq[string], opts ...Bu
 // are those of DeleteAll and of Sync, and ErrInvalidKey for the prefix.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string, opts ...BulkOption) (int, error) {
 	if err := codec.CheckPrefix(prefix); err != nil {
-		return 0, err
+		return 0, failed("delete prefix", "", err)
 	}
 	if err := s.syncForWrite(ctx); err != nil {
 		return 0, err
@@ -153,6 +156,7 @@ type bulk struct {
 	told     time.Time
 	some     chan struct{} // of capacity 1: it is worth looking again
 	plain    int           // writes in a row that a run could take
+	lapse    bool          // entries that expire on the way are left out
 	run      *run          // the one that takes more; nil: none
 
 	mu     sync.Mutex // held for moments only
@@ -160,6 +164,8 @@ type bulk struct {
 	next   int        // the write to be sent
 	first  int        // all before it are in
 	also   map[int]bool
+	lapsed int // entries of an import that expired on the way
+	gone   int // writes that were left out for that
 	failed map[int]failedWrite
 	flight map[string]int // writes under way by their keys, without those of runs
 	bytes  int            // of their values
@@ -232,7 +238,7 @@ func (b *bulk) room(c *change) bool {
 func (b *bulk) await(ready func() bool) error {
 	for {
 		b.mu.Lock()
-		ok, stop, n := ready(), len(b.failed) > 0, b.first+len(b.also)
+		ok, stop, n := ready(), len(b.failed) > 0, b.first+len(b.also)-b.gone
 		b.mu.Unlock()
 		if time.Since(b.told) >= progressEvery {
 			b.told = time.Now()
@@ -289,9 +295,11 @@ func (b *bulk) start(i int, w *write) bool {
 	if b.store.backend.disk.doubt.Load() || w.change.body != nil {
 		return false
 	}
+	ctx, stop := w.change.lifetime(b.writes)
+	defer stop()
 	w.allowed.begin(b.store.writeTimeout)
-	epoch, err := w.attach(b.writes)
-	if err != nil {
+	epoch, err := w.attach(ctx)
+	if err != nil || w.change.late() {
 		return false
 	}
 	w.allowed.end()
@@ -305,7 +313,7 @@ func (b *bulk) start(i int, w *write) bool {
 		switch {
 		case err == nil && w.apply(epoch, revision, rec):
 			w.tidy(nil)
-			b.ended(i, w.change, nil)
+			b.ended(i, w.change, w.change.lapse(nil))
 			return
 		case err == nil || errors.Is(err, replication.ErrUncertain):
 			w.uncertain(k.revision) // if it is in a log that is no more, or another has it: that will be found out
@@ -324,8 +332,22 @@ func (b *bulk) finish(i int, w *write) {
 	go func() {
 		defer b.store.work.Done()
 		_, err := w.run(b.writes)
+		if b.lapse && w.change.orDelete && errors.Is(err, ErrExpired) {
+			err = b.deleteInstead(w.change)
+		}
 		b.ended(i, w.change, err)
 	}()
+}
+
+// deleteInstead deletes the key of an entry that has expired before it was written:
+// the value that the key has may be an earlier one of the same file.
+func (b *bulk) deleteInstead(c *change) error {
+	w := &write{store: b.store, change: &change{key: c.key, op: codec.OpDelete, keep: c.keep}}
+	_, err := w.run(b.writes)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lapsed++
+	return err
 }
 
 func (b *bulk) ended(i int, c *change, err error) {
@@ -338,6 +360,11 @@ func (b *bulk) ended(i int, c *change, err error) {
 	}
 	delete(b.flight, c.key)
 	b.bytes -= c.size()
+	if b.lapse && errors.Is(err, ErrExpired) {
+		b.lapsed++
+		b.gone++
+		err = nil
+	}
 	if err != nil {
 		b.failed[i] = failedWrite{c.key, err}
 	} else {
@@ -396,10 +423,18 @@ func (b *bulk) abandon(cause error) {
 	}
 }
 
+// expiredOnTheWay returns how many entries of an import have expired before they were
+// written.
+func (b *bulk) expiredOnTheWay() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lapsed
+}
+
 func (b *bulk) result() (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.first + len(b.also)
+	n := b.first + len(b.also) - b.gone
 	if len(b.failed) == 0 {
 		return n, nil
 	}

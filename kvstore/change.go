@@ -1,6 +1,9 @@
 package kvstore
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -19,7 +22,62 @@ type change struct {
 	expires   int64 // unix milliseconds; 0: never
 	condition condition
 	always    bool // a delete is written also if there is nothing to delete
+	batch     int  // bytes of the disk that a batch needs, of which this change is the whole
+	orDelete  bool // if it expires on the way the key is to be deleted
 	keep      bool // the log cannot remove records by itself
+}
+
+// errLate ends a write when its entry expires.
+var errLate = errors.New("its time is over")
+
+// once reports whether the change must not happen twice: what it refers to could be
+// gone the second time, or its condition be one of the past.
+func (c *change) once() bool { return c.condition.kind != unconditional || c.object != nil }
+
+// late reports whether the entry has expired, so that nothing of it is to be sent
+// any more.
+func (c *change) late() bool { return c.expires != 0 && time.Now().UnixMilli() >= c.expires }
+
+// lifetime ends the write when its entry expires. The context has no deadline for
+// that: Options.WriteTimeout applies nevertheless.
+func (c *change) lifetime(ctx context.Context) (context.Context, func()) {
+	if c.expires == 0 {
+		return ctx, func() {}
+	}
+	life := newTimeContext(ctx)
+	timer := time.AfterFunc(time.Until(time.UnixMilli(c.expires)), func() { life.finish(errLate) })
+	return life, func() { timer.Stop(); life.finish(context.Canceled) }
+}
+
+// lapse returns the error of a write that ended with err, maybe after its entry had
+// expired. Nobody can see such an entry, even if the log has just acknowledged it:
+// to tell of success would give two callers the same lock.
+func (c *change) lapse(err error) error {
+	switch {
+	case !c.late() && !errors.Is(err, errLate), errors.Is(err, ErrExpired), errors.Is(err, ErrClosed):
+		return err
+	case err == nil:
+		return c.expired()
+	}
+	for _, why := range []error{ErrIndeterminate, ErrOverloaded, ErrUnavailable} {
+		if errors.Is(err, why) && errors.Is(err, errLate) {
+			return fmt.Errorf("%w: %w", c.expired(), why) // it was not the caller who ended it
+		}
+		if errors.Is(err, why) {
+			return fmt.Errorf("%w: %w", c.expired(), err)
+		}
+	}
+	return err
+}
+
+func (c *change) expired() error { return fmt.Errorf("%w: key %.64q", ErrExpired, c.key) }
+
+// needs is how many bytes the disk has to take for the change, as far as is known.
+func (c *change) needs() int {
+	if c.body != nil {
+		return int(max(int64(len(c.body.head)), c.body.size)) + c.batch
+	}
+	return len(c.value) + c.batch
 }
 
 // size is what the value takes in memory.
@@ -87,9 +145,10 @@ func (c *change) plan(k known, now int64) (step, codec.Record, replication.Expec
 		}
 		rec.TTL = keepFor(until, now)
 	}
-	if rec.TTL != 0 {
-		// It will be removed, on the strength of what is known to be beneath it.
-		// That must still be all there is.
+	if rec.TTL != 0 || rec.Object != nil {
+		// A record with a TTL will be removed, on the strength of what is known to be
+		// beneath it. That must still be all there is. And no two records may refer
+		// to one object: it can be removed as soon as the one that does is replaced.
 		expect = replication.Expectation{Set: true, Revision: k.revision}
 	}
 	return stepAppend, rec, expect

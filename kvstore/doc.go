@@ -64,10 +64,12 @@
 // value is checked whenever it is loaded (TestLargeDamaged).
 //
 // The object of a value that was replaced or deleted stays for five minutes, for
-// those who are reading it, and is then removed by the Store that replaced it. What
-// remains, of a process that died or of values that expired, each Store looks for
-// every quarter of an hour or so, and removes if it is older than an hour
-// (TestLargeOrphans). So it must not take longer than half an hour to put a value.
+// those who are reading it, and is then removed by the Store that replaced it. It is
+// removed earlier when that Store closes, and when a limit (MaxBytes) leaves no room
+// for a new value (TestLargeMakesRoom): who is reading it then gets ErrReplaced, and
+// can read the key again. What remains, of a process that died or of values that
+// expired, each Store looks for every quarter of an hour or so, and removes if it knows
+// that it was replaced, or if it is older than an hour (TestLargeOrphans). So it must not take longer than half an hour to put a value.
 //
 // # Batches
 //

@@ -29,6 +29,20 @@ func (d Durability) String() string {
 	return fmt.Sprintf("Durability(%d)", int(d))
 }
 
+// MarshalText makes logs and JSON show the name.
+func (d Durability) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads a name, such as "SurvivePowerLoss".
+func (d *Durability) UnmarshalText(name []byte) error {
+	for _, known := range []Durability{SurviveCrash, SurvivePowerLoss} {
+		if string(name) == known.String() {
+			*d = known
+			return nil
+		}
+	}
+	return fmt.Errorf("kvstore: %.64q is no durability: it is %v or %v", name, SurviveCrash, SurvivePowerLoss)
+}
+
 // DurabilityStatus is what is known of what acknowledged writes survive. Of an
 // existing server that is only what the configuration of the stream says: when
 // it syncs it tells nobody.

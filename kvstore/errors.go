@@ -9,10 +9,15 @@ import (
 	"github.com/nearkv/nearkv/replication/embedded"
 )
 
+// Every error of this package is one line that begins with "kvstore: " and names
+// the key or the call it is about. One of a call that ended because of its context is,
+// for errors.Is, that of the context and its cause (context.Cause) as well.
+
 // Errors of reading.
 var (
 	// ErrNotFound: the namespace has no such key, or the key was deleted or has
-	// expired. It is certain, and told from memory.
+	// expired. The answer comes from memory and is definitive. The error does not
+	// name the key, which the caller has: that would double the cost of a miss.
 	ErrNotFound = errors.New("kvstore: key not found")
 	// ErrStale: this replica is older than the read allows.
 	ErrStale = errors.New("kvstore: replica is too old for this read")
@@ -81,6 +86,11 @@ var (
 	ErrReadOnly = errors.New("kvstore: directory cannot be written")
 	// ErrNotEmpty: an import with OnlyIfEmpty found keys. Nothing was written.
 	ErrNotEmpty = errors.New("kvstore: namespace is not empty")
+	// ErrExpired: the entry expired before the log acknowledged it, so no reader can
+	// see it, and a lock that it was to be is not held. If the call also returns a
+	// Revision, the entry is in the log and has replaced what the key had. If the
+	// error is an ErrIndeterminate too, that may be so. Otherwise nothing was written.
+	ErrExpired = errors.New("kvstore: the entry expired before the log acknowledged it")
 	// ErrClosed: the Store was closed.
 	ErrClosed = errors.New("kvstore: store closed")
 )
@@ -92,9 +102,24 @@ var (
 	// ErrLocked: somebody has the Dir and lets nobody in, or, with Exclusive,
 	// somebody has it.
 	ErrLocked = embedded.ErrLocked
-	// ErrStart: the embedded server did not start.
+	// ErrStart: the embedded server did not start. ErrDirAccess and ErrDirDamaged are also ErrStart.
 	ErrStart = embedded.ErrStart
+	// ErrDirAccess: something in Dir cannot be opened, or belongs to somebody else. It comes as a *DirAccessError,
+	// before anything in Dir is changed.
+	ErrDirAccess = embedded.ErrAccess
+	// ErrDirDamaged: something in Dir is not as it was written. It comes as a *DirDamagedError, before anything in Dir is
+	// changed, and the namespaces stay closed: kvctl check lists the damage, kvctl repair saves what is whole.
+	ErrDirDamaged = embedded.ErrDamaged
 )
+
+// DirAccessError names a file in Dir that this process cannot use, and says why. It is an ErrDirAccess.
+type DirAccessError = embedded.AccessError
+
+// DirDamagedError lists what is damaged in Dir. It is an ErrDirDamaged.
+type DirDamagedError = embedded.DamagedError
+
+// LockedError says who has a Dir, as far as that is known. It is an ErrLocked.
+type LockedError = embedded.LockedError
 
 // ConflictError tells why a conditional write was refused.
 type ConflictError struct {
@@ -104,7 +129,16 @@ type ConflictError struct {
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("kvstore: conflict: key %.64q has revision %d, not %d", e.Key, e.Actual, e.Expected)
+	key := fmt.Sprintf("kvstore: conflict: key %.64q", e.Key)
+	switch {
+	case e.Expected == 0 && e.Actual == 0:
+		return key + " exists"
+	case e.Expected == 0:
+		return fmt.Sprintf("%s exists at revision %d", key, e.Actual)
+	case e.Actual == 0:
+		return fmt.Sprintf("%s does not exist, expected was revision %d", key, e.Expected)
+	}
+	return fmt.Sprintf("%s has revision %d, not %d", key, e.Actual, e.Expected)
 }
 
 // Is makes errors.Is(err, ErrConflict) true.

@@ -41,8 +41,8 @@ type ExportOption interface{ export(*export) }
 // Errors: those of Sync and of w, and a *ValueError, which names the key. What was
 // written to w then is no archive.
 func (s *Store) Export(ctx context.Context, w io.Writer, opts ...ExportOption) (ExportInfo, error) {
-	e := newExport(s, opts)
-	return e.run(ctx, w)
+	info, err := newExport(s, opts).run(ctx, w)
+	return info, failed("export", "", err)
 }
 
 // export writes one archive: first the keys as they are, in order, then what

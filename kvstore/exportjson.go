@@ -23,7 +23,12 @@ import (
 // files, and removes it. Errors are those of Export, of the file system, and
 // codec.ErrInvalidBulk for what bulk JSON cannot have: a value of another NATS
 // client of more than 25 MiB, or an expiry after the year 9999.
-func (s *Store) ExportJSON(ctx context.Context, w io.Writer, opts ...ExportOption) (info ExportInfo, err error) {
+func (s *Store) ExportJSON(ctx context.Context, w io.Writer, opts ...ExportOption) (ExportInfo, error) {
+	info, err := s.exportJSON(ctx, w, opts)
+	return info, failed("export", "", err)
+}
+
+func (s *Store) exportJSON(ctx context.Context, w io.Writer, opts []ExportOption) (info ExportInfo, err error) {
 	spool, err := os.CreateTemp("", "nearkv-export-*")
 	if err != nil {
 		return ExportInfo{}, err

@@ -464,7 +464,7 @@ func (w *faultWriter) delete(kind, key string, opts ...DeleteOption) error {
 
 func (w *faultWriter) account(kind string, err error) {
 	outcome := "nil"
-	for _, target := range []error{ErrIndeterminate, ErrConflict, ErrUnavailable} {
+	for _, target := range []error{ErrIndeterminate, ErrExpired, ErrConflict, ErrUnavailable} {
 		if errors.Is(err, target) {
 			outcome = target.Error()
 			break
@@ -626,6 +626,7 @@ func (w *faultWriter) writePrivate() {
 	switch {
 	case errors.Is(err, ErrIndeterminate):
 		next = w.resolve(key, old, next)
+	case errors.Is(err, ErrExpired) && next.revision != 0: // it is in the log
 	case err != nil:
 		next = old
 	}

@@ -20,7 +20,7 @@ type flights struct {
 // flight is the loading of one value.
 type flight struct {
 	landed chan struct{}
-	value  string // value and err are valid when landed is closed
+	entry  Entry // entry and err are valid when landed is closed
 	err    error
 }
 
@@ -40,8 +40,8 @@ func (fs *flights) join(r *record) (f *flight, mine bool) {
 }
 
 // land ends a flight.
-func (fs *flights) land(r *record, f *flight, value string, err error) {
-	f.value, f.err = value, err
+func (fs *flights) land(r *record, f *flight, e Entry, err error) {
+	f.entry, f.err = e, err
 	fs.mu.Lock()
 	delete(fs.of, r)
 	fs.mu.Unlock()
@@ -49,24 +49,24 @@ func (fs *flights) land(r *record, f *flight, value string, err error) {
 }
 
 // fetchOnce asks the log once for all that wait for the same record.
-func (s *Store) fetchOnce(ctx context.Context, r *record) (string, error) {
+func (s *Store) fetchOnce(ctx context.Context, r *record) (Entry, error) {
 	f, mine := s.flights.join(r)
 	if mine {
-		value, err := s.fetchNow(ctx, r)
+		e, err := s.fetchNow(ctx, r)
 		shared := err
 		if err != nil && ctx.Err() != nil {
 			shared = errLeft
 		}
-		s.flights.land(r, f, value, shared)
-		return value, err
+		s.flights.land(r, f, e, shared)
+		return e, err
 	}
 	select {
 	case <-f.landed:
-		return f.value, f.err
+		return f.entry, f.err
 	case <-ctx.Done():
-		return "", fmt.Errorf("%w: %w", ErrUnavailable, replication.Ended(ctx))
+		return Entry{}, fmt.Errorf("%w: %w", ErrUnavailable, replication.Ended(ctx))
 	case <-s.done:
-		return "", ErrClosed
+		return Entry{}, ErrClosed
 	}
 }
 

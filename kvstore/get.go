@@ -34,7 +34,7 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	}
 	o, err := s.awaitRead(ctx, opts, key)
 	if err != nil {
-		return Entry{}, err
+		return Entry{}, failed("get", key, err)
 	}
 	return s.get(ctx, key, o.lazy)
 }
@@ -49,7 +49,8 @@ func (s *Store) get(ctx context.Context, key string, lazy bool) (Entry, error) {
 		return Entry{rec: r}, nil
 	}
 	if !ok {
-		return s.load(ctx, key)
+		e, err := s.load(ctx, key)
+		return e, failed("get", key, err)
 	}
 	if rand.Uint32()%sample == 0 { // not a secret
 		s.hits(r)
@@ -66,7 +67,7 @@ func (s *Store) hits(r *record) {
 // absent tells a key that is not there from one that cannot be.
 func (s *Store) absent(key string) error {
 	if err := codec.CheckKey(key); err != nil {
-		return err
+		return failed("get", key, err)
 	}
 	s.stats.absent.Add(1)
 	return ErrNotFound
@@ -81,12 +82,12 @@ func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (
 	}
 	for _, key := range keys {
 		if err := codec.CheckKey(key); err != nil {
-			return nil, err
+			return nil, failed("get", key, err)
 		}
 	}
 	o, err := s.awaitRead(ctx, opts, keys...)
 	if err != nil {
-		return nil, err
+		return nil, failed("get all", "", err)
 	}
 	values := make(map[*record]string)
 	for {
@@ -94,7 +95,7 @@ func (s *Store) GetAll(ctx context.Context, keys []string, opts ...ReadOption) (
 		s.stats.absent.Add(int64(len(keys) - len(found)))
 		entries, err := s.entries(ctx, found, values, &o)
 		if !errors.Is(err, errSuperseded) {
-			return entries, err
+			return entries, failed("get all", "", err)
 		}
 	}
 }
@@ -204,7 +205,9 @@ func (s *Store) staleError(err error) error {
 // anybody, before the call. It costs a round trip to the log's leader.
 //
 // Errors: ErrUnavailable when the context ends first, ErrClosed.
-func (s *Store) Sync(ctx context.Context) error {
+func (s *Store) Sync(ctx context.Context) error { return failed("sync", "", s.sync(ctx)) }
+
+func (s *Store) sync(ctx context.Context) error {
 	if s.closed.Load() {
 		return ErrClosed
 	}
@@ -217,11 +220,11 @@ func (s *Store) Sync(ctx context.Context) error {
 		case s.closed.Load():
 			return ErrClosed
 		case replication.Lasting(err), ctx.Err() != nil && errors.Is(err, ctx.Err()) && errors.Is(err, ErrUnavailable):
-			return fmt.Errorf("kvstore: sync: %w", err)
+			return err
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-			return fmt.Errorf("kvstore: sync: %w: %w", ErrUnavailable, err)
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		case ctx.Err() != nil:
-			return fmt.Errorf("kvstore: sync: %w: %w: %w", ErrUnavailable, err, replication.Ended(ctx))
+			return fmt.Errorf("%w: %w: %w", ErrUnavailable, err, replication.Ended(ctx))
 		}
 		_ = retry.Wait(ctx, s.done)
 	}

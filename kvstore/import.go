@@ -50,7 +50,7 @@ func StartAt(n int) ImportOption { return importOption(func(i *imports) { i.star
 // Import writes the entries of an archive that Export has written into the
 // namespace, over what is there, with their values, metadata and expiry; keys
 // that the archive does not have stay (but see DeleteOthers). Revisions are new.
-// What has expired is left out. A key that was deleted while the export ran is
+// What has expired is left out, also what expires while it is imported. A key that was deleted while the export ran is
 // deleted.
 //
 // Every part of the archive is checked before it is written, but that it is
@@ -67,17 +67,17 @@ func StartAt(n int) ImportOption { return importOption(func(i *imports) { i.star
 func (s *Store) Import(ctx context.Context, r io.Reader, opts ...ImportOption) (ImportInfo, error) {
 	i, err := s.newImport(opts)
 	if err != nil {
-		return ImportInfo{}, err
+		return ImportInfo{}, failed("import", "", err)
 	}
 	in, err := codec.NewArchiveReader(bufio.NewReaderSize(r, 256<<10))
 	if err != nil {
-		return ImportInfo{}, err
+		return ImportInfo{}, failed("import", "", err)
 	}
 	header := in.Header()
 	i.info.Namespace, i.info.Created = header.Namespace, header.Created
 	err = i.run(ctx, archiveEntries(in))
 	i.info.Revision = Revision(in.Trailer().Revision)
-	return i.info, err
+	return i.info, failed("import", "", err)
 }
 
 // ImportJSON is Import of the bulk JSON of Workers KV (codec.ReadBulk), which
@@ -87,10 +87,10 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ...ImportOption) (
 func (s *Store) ImportJSON(ctx context.Context, r io.Reader, opts ...ImportOption) (ImportInfo, error) {
 	i, err := s.newImport(opts)
 	if err != nil {
-		return ImportInfo{}, err
+		return ImportInfo{}, failed("import", "", err)
 	}
 	err = i.run(ctx, bulkEntries(r))
-	return i.info, err
+	return i.info, failed("import", "", err)
 }
 
 // imports is one import.
@@ -146,7 +146,10 @@ func (i *imports) run(ctx context.Context, entries iter.Seq2[imported, error]) e
 		}
 	}
 	var err error
-	i.info.Written, err = i.store.newBulk(ctx, i.bulk).runAll(i.writes(entries))
+	b := i.store.newBulk(ctx, i.bulk)
+	b.lapse = true
+	i.info.Written, err = b.runAll(i.writes(entries))
+	i.info.Expired += b.expiredOnTheWay()
 	if err != nil {
 		return i.inTheFile(err)
 	}
@@ -213,7 +216,11 @@ func (i *imports) change(e *imported) (*change, error) {
 		return nil, errFile{err}
 	}
 	i.info.Bytes += int64(len(value))
-	return i.store.newPut(e.key, value, []WriteOption{asItWas(e.metadata, e.expires)})
+	c, err := i.store.newPut(e.key, value, []WriteOption{asItWas(e.metadata, e.expires)})
+	if err == nil {
+		c.orDelete = e.changed
+	}
+	return c, err
 }
 
 // asItWas gives a write metadata and expiry that were valid when they were

@@ -49,6 +49,7 @@ type index struct {
 	current     int               // records of this epoch
 	unconfirmed map[string]uint64 // revisions applied ahead of the feed
 	foreign     map[string]uint64 // epochs, by subjects that are no keys
+	leavers     leavers
 	watchers    map[*watcher]struct{}
 	told        []Event        // of a batch that is being applied
 	objects     map[string]int // how many records refer to an object
@@ -88,7 +89,7 @@ func newIndex(c *cache) *index {
 		ordered: newTree(byKey), deadlines: newTree(byDue),
 		unconfirmed: make(map[string]uint64), foreign: make(map[string]uint64),
 		watchers: make(map[*watcher]struct{}), followers: make(map[*follower]struct{}),
-		objects: make(map[string]int), wake: make(chan struct{}, 1),
+		objects: make(map[string]int), wake: make(chan struct{}, 1), leavers: newLeavers(time.Now().UnixMilli()),
 	}
 }
 
@@ -213,6 +214,7 @@ func (x *index) set(old, r *record, value []byte) {
 	now := time.Now().UnixMilli()
 	wasVisible, told := false, false
 	if old != nil {
+		x.retire(old, r)
 		told = old.revision == r.revision && old.stored.Load() == r.stored.Load()
 		wasVisible = !old.hidden()
 		x.cache.release(old)
@@ -278,6 +280,9 @@ func (x *index) drop(r *record) {
 }
 
 func (x *index) count(r *record, by int64) {
+	if hides := r.particulars().hides; hides != 0 {
+		x.leavers.add(hides, int(by))
+	}
 	switch p := r.particulars(); {
 	case p.unsure:
 		x.unsure += int(by)
@@ -294,6 +299,18 @@ func (x *index) count(r *record, by int64) {
 		if x.objects[l.Name] == 0 {
 			delete(x.objects, l.Name)
 		}
+	}
+}
+
+// retire notes that the object of a record is not needed any more, because r has
+// replaced the record in the log.
+func (x *index) retire(old, r *record) {
+	l := old.large()
+	if l == nil || x.store == nil || old.epoch != r.epoch || old.revision >= r.revision {
+		return
+	}
+	if is := r.large(); is == nil || is.Name != l.Name {
+		x.store.sweeper.retire(l.Name, time.Now())
 	}
 }
 
@@ -331,7 +348,7 @@ func (x *index) Tally(now time.Time) replication.Tally {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t := replication.Tally{Most: x.records.size + len(x.foreign)}
-	t.Least = t.Most - len(x.unconfirmed) - x.unsure - x.leaving(now.UnixMilli())
+	t.Least = t.Most - len(x.unconfirmed) - x.unsure - x.leavers.count(now.UnixMilli())
 	for key, revision := range x.unconfirmed {
 		if r := x.records.find(key); r == nil || r.particulars().unsure || r.leaving(now.UnixMilli()) {
 			continue // it may have gone before the feed could tell of it
@@ -341,18 +358,6 @@ func (x *index) Tally(now time.Time) replication.Tally {
 		}
 	}
 	return t
-}
-
-// leaving counts the records that the log may have removed at now.
-func (x *index) leaving(now int64) int {
-	n := 0
-	x.deadlines.Scan(func(r *record) bool {
-		if r.leaving(now) {
-			n++
-		}
-		return r.rare.due <= now+retention+1000
-	})
-	return n
 }
 
 // schedule notes when the index has to look at a record: when it expires, and

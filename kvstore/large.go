@@ -56,20 +56,21 @@ func (s *Store) most() int64 {
 func (s *Store) PutFrom(ctx context.Context, key string, r io.Reader, opts ...WriteOption) (Revision, error) {
 	c, err := s.newPut(key, nil, opts)
 	if err != nil {
-		return 0, err
+		return 0, failed("put", key, err)
 	}
 	if r == nil {
-		return 0, fmt.Errorf("kvstore: %w: the reader is nil", ErrInvalidOptions)
+		return 0, failed("put", key, fmt.Errorf("%w: the reader is nil", ErrInvalidOptions))
 	}
 	if err := s.fill(c, r); err != nil {
-		return 0, err
+		return 0, failed("put", key, err)
 	}
-	return s.commit(ctx, c)
+	revision, err := s.commit(ctx, c)
+	return revision, failed("put", key, err)
 }
 
 // fill reads the value of a change, or as much as tells that it is large.
 func (s *Store) fill(c *change, r io.Reader) error {
-	seeker, start := startOf(r)
+	seeker, start, size := startOf(r)
 	head, err := io.ReadAll(io.LimitReader(r, s.inline()+1))
 	if err != nil {
 		return fmt.Errorf("kvstore: %w", &replication.ReadError{Err: err})
@@ -80,7 +81,7 @@ func (s *Store) fill(c *change, r io.Reader) error {
 	case int64(len(head)) > s.most():
 		return s.tooLarge(int64(len(head)))
 	default:
-		c.body = &body{head: head, rest: r, seeker: seeker, start: start}
+		c.body = &body{head: head, rest: r, seeker: seeker, start: start, size: size}
 	}
 	return nil
 }
@@ -89,17 +90,25 @@ func (s *Store) tooLarge(size int64) error {
 	return fmt.Errorf("kvstore: %w: the value has %d bytes or more, the most is %d", ErrTooLarge, size, s.most())
 }
 
-// startOf tells where r begins, if it can be read again from there.
-func startOf(r io.Reader) (io.Seeker, int64) {
+// startOf tells where r begins, if it can be read again from there, and how many bytes
+// it has from there on, 0 if that is not known.
+func startOf(r io.Reader) (seeker io.Seeker, start, size int64) {
 	seeker, ok := r.(io.Seeker)
 	if !ok {
-		return nil, 0
+		return nil, 0, 0
 	}
 	start, err := seeker.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return nil, 0 // a pipe, for instance: it only looks like one that can
+		return nil, 0, 0 // a pipe, for instance: it only looks like one that can
 	}
-	return seeker, start
+	end, err := seeker.Seek(0, io.SeekEnd)
+	if err != nil {
+		end = start
+	}
+	if _, err := seeker.Seek(start, io.SeekStart); err != nil {
+		return nil, 0, 0 // the next Read says why
+	}
+	return seeker, start, max(end-start, 0)
 }
 
 // body is a large value that is to be written.
@@ -109,8 +118,12 @@ type body struct {
 
 	seeker io.Seeker // nil: rest can be read only once
 	start  int64     // where head begins
+	size   int64     // of all, if known from the beginning
 	begun  bool
 }
+
+// repeats reports whether the value can be read again.
+func (b *body) repeats() bool { return b.rest == nil || b.seeker != nil }
 
 var errSpent = fmt.Errorf("%w: the value cannot be read a second time", ErrUnavailable)
 
@@ -154,11 +167,13 @@ func (w *write) upload(ctx context.Context) error {
 		return err
 	}
 	retry := replication.NewBackoff()
-	for {
+	for tries := 0; ; tries++ {
 		err := w.uploadOnce(ctx)
 		switch {
 		case err == nil:
 			return nil
+		case tries == 0 && errors.Is(err, ErrNoSpace) && w.store.makeRoom(ctx) && w.change.body.repeats():
+			continue
 		case !w.passing(err), errors.Is(err, errSpent), isReadError(err):
 			return err
 		}
@@ -169,6 +184,19 @@ func (w *write) upload(ctx context.Context) error {
 			return w.giveUp(err)
 		}
 	}
+}
+
+// uploadAgain uploads the value again, under another name, if the record that had no
+// answer may have been in the log and have been replaced: its object may be gone.
+func (w *write) uploadAgain(ctx context.Context) error {
+	if w.change.object == nil || w.change.object.Name != w.doubtful || w.answer.revision == w.expected.Revision {
+		return nil
+	}
+	if !w.change.body.repeats() {
+		return fmt.Errorf("%w to revision %d", errMovedOn, w.answer.revision)
+	}
+	w.change.object, w.answer = nil, nil
+	return w.upload(ctx)
 }
 
 func isReadError(err error) bool {
@@ -280,7 +308,7 @@ type ValueError struct {
 }
 
 func (e *ValueError) Error() string {
-	return fmt.Sprintf("%v: %.64q at revision %d: %v", ErrDamaged, e.Key, e.Revision, e.Err)
+	return fmt.Sprintf("%v: %.64q at revision %d: %s", ErrDamaged, e.Key, e.Revision, plain(e.Err))
 }
 
 // Unwrap returns ErrDamaged and the Err.
@@ -330,21 +358,25 @@ func (v *valueReader) Read(p []byte) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
+	return n, failed("read", v.rec.key(), v.explain(err))
+}
+
+func (v *valueReader) explain(err error) error {
 	s := v.rec.large().store
 	switch {
 	case errors.Is(err, replication.ErrClosed):
-		return n, ErrClosed
+		return ErrClosed
 	case !lost(err):
-		return n, fmt.Errorf("kvstore: read %.64q: %w", v.rec.key(), err)
+		return err
 	}
 	epoch, attachErr := s.feed.Attached(v.ctx)
 	if attachErr != nil {
-		return n, fmt.Errorf("kvstore: read %.64q: %w", v.rec.key(), err)
+		return err
 	}
 	if err := s.lostObject(v.ctx, epoch, v.rec, err); !errors.Is(err, errSuperseded) {
-		return n, err
+		return err
 	}
-	return n, fmt.Errorf("%w: %.64q at revision %d", ErrReplaced, v.rec.key(), v.rec.revision)
+	return fmt.Errorf("%w: %.64q at revision %d", ErrReplaced, v.rec.key(), v.rec.revision)
 }
 
 type lazy struct{}

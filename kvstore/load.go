@@ -30,9 +30,9 @@ func (s *Store) load(ctx context.Context, key string) (Entry, error) {
 		if tries == 0 {
 			s.stats.misses.Add(1)
 		}
-		value, err := s.fetch(ctx, r)
+		e, err := s.fetchEntry(ctx, r)
 		if err == nil {
-			return Entry{r, value}, nil
+			return e, nil
 		}
 		if !errors.Is(err, errSuperseded) {
 			return Entry{}, err
@@ -44,53 +44,68 @@ func (s *Store) load(ctx context.Context, key string) (Entry, error) {
 // waits while the log cannot be reached. errSuperseded: neither has it; then the
 // record is no longer the current one of its key.
 func (s *Store) fetch(ctx context.Context, r *record) (string, error) {
+	e, err := s.fetchEntry(ctx, r)
+	if err == nil && e.rec != r {
+		err = errSuperseded
+	}
+	if err != nil {
+		return "", err
+	}
+	return e.value, nil
+}
+
+// fetchEntry is fetch for those who take a newer entry of the same key too: if the
+// record was replaced, that is what the log's leader has answered. To look for the
+// value of that in turn would not end while the key is written all the time.
+func (s *Store) fetchEntry(ctx context.Context, r *record) (Entry, error) {
 	retry := replication.NewBackoff()
 	for {
 		if text, ok := r.text(); ok {
-			return text, nil
+			return Entry{r, text}, nil
 		}
-		value, err := s.fetchOnce(ctx, r)
+		e, err := s.fetchOnce(ctx, r)
 		if errors.Is(err, errLeft) && ctx.Err() == nil {
 			continue // perhaps as the one who loads it
 		}
 		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrClosed) {
-			return value, err
+			return e, err
 		}
 		if replication.Lasting(err) {
-			return "", fmt.Errorf("kvstore: load %.64q: %w", r.key(), err)
+			return Entry{}, fmt.Errorf("kvstore: load %.64q: %w", r.key(), err)
 		}
 		if ended := retry.Wait(ctx, s.done); ended != nil {
 			if s.closed.Load() {
-				return "", ErrClosed
+				return Entry{}, ErrClosed
 			}
-			return "", fmt.Errorf("kvstore: load %.64q: %w: %w", r.key(), err, ended)
+			return Entry{}, fmt.Errorf("kvstore: load %.64q: %w: %w", r.key(), err, ended)
 		}
 		if s.index.records.find(r.key()) != r {
-			return "", errSuperseded
+			return Entry{}, errSuperseded
 		}
 	}
 }
 
-func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
+func (s *Store) fetchNow(ctx context.Context, r *record) (Entry, error) {
 	if !s.begin() {
-		return "", ErrClosed
+		return Entry{}, ErrClosed
 	}
 	defer s.work.Done()
 	epoch, err := s.feed.Attached(ctx)
 	if err != nil {
-		return "", err
+		return Entry{}, err
 	}
 	s.stats.loads.Add(1)
 	if r.large() != nil {
-		return s.fetchObject(ctx, epoch, r)
+		value, err := s.fetchObject(ctx, epoch, r)
+		return Entry{r, value}, err
 	}
 	m, err := s.log.Load(ctx, r.revision)
 	if err == nil && r.madeOf(&m) {
 		s.index.fill(r, m.Record.Value)
-		return unsafe.String(unsafe.SliceData(m.Record.Value), len(m.Record.Value)), nil
+		return Entry{r, textOf(&m)}, nil
 	}
 	if err != nil && !errors.Is(err, replication.ErrNoRecord) {
-		return "", err
+		return Entry{}, err
 	}
 	return s.superseded(ctx, epoch, r)
 }
@@ -98,21 +113,47 @@ func (s *Store) fetchNow(ctx context.Context, r *record) (string, error) {
 // superseded is called when the log does not seem to have what the index has.
 // The leader knows; it also has headers as they were stored, where a direct get
 // mixes those of others with its own.
-func (s *Store) superseded(ctx context.Context, epoch uint64, r *record) (string, error) {
+func (s *Store) superseded(ctx context.Context, epoch uint64, r *record) (Entry, error) {
 	m, err := s.refresh(ctx, epoch, r.key())
 	if err != nil {
-		return "", err
+		return Entry{}, err
 	}
 	if m != nil && m.Revision == r.revision && len(m.Record.Value) == int(r.size) {
 		s.index.fill(r, m.Record.Value)
-		return unsafe.String(unsafe.SliceData(m.Record.Value), len(m.Record.Value)), nil
+		return Entry{r, textOf(m)}, nil
+	}
+	if m != nil && m.Revision > r.revision && m.Record.Object == nil {
+		if e, ok := s.index.answered(epoch, m); ok {
+			return e, nil
+		}
 	}
 	if s.index.records.find(r.key()) == r && r.visible() {
 		// The leader knows nothing newer: the log is not what was followed.
 		s.feed.Doubt("the log has lost a record")
-		return "", fmt.Errorf("%w: reading the log again", ErrUnavailable)
+		return Entry{}, fmt.Errorf("%w: reading the log again", ErrUnavailable)
 	}
-	return "", errSuperseded
+	return Entry{}, errSuperseded
+}
+
+// textOf returns the value of a message that nobody changes any more.
+func textOf(m *replication.Message) string {
+	return unsafe.String(unsafe.SliceData(m.Record.Value), len(m.Record.Value))
+}
+
+// answered returns the entry that the log's leader has told of, once the index has it
+// or a newer one: so no later read is behind it. A part of a batch comes here only
+// when the index has the whole batch (refresh).
+func (x *index) answered(epoch uint64, m *replication.Message) (Entry, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r := x.records.find(m.Key)
+	if epoch != x.epoch || r == nil || r.revision < m.Revision {
+		return Entry{}, false
+	}
+	if r.revision > m.Revision {
+		r = x.newRecord(epoch, m) // as it was when the leader answered
+	}
+	return Entry{r, textOf(m)}, r.visible() && int(r.size) == len(m.Record.Value)
 }
 
 // refresh brings the last record of a key from the log's leader into the index,

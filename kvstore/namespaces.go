@@ -18,13 +18,13 @@ import (
 // has no JetStream; ErrUnavailable when ctx ended first.
 func Namespaces(ctx context.Context, opts Options) ([]string, error) {
 	if err := opts.check(); err != nil {
-		return nil, err
+		return nil, failed("namespaces", "", err)
 	}
 	opts = opts.withDefaults()
 	b, err := newBackend(ctx, "namespaces", &opts)
 	if err != nil {
-		return nil, err
+		return nil, failed("namespaces", "", err)
 	}
 	names, err := replication.Namespaces(ctx, b.conn, opts.replication())
-	return names, errors.Join(err, b.close())
+	return names, failed("namespaces", "", errors.Join(err, b.close()))
 }

@@ -318,7 +318,10 @@ func (f writeOption) write(c *change) error { return f(c) }
 
 // WithTTL makes the entry expire after d, at least one second, by the clock of
 // this process, which should be near that of the others. Fractions of a
-// millisecond are rounded up.
+// millisecond are rounded up. The TTL counts from the call, not from the
+// acknowledgement: a write that the log has not acknowledged when d is over ends with
+// ErrExpired. So the caller of a Put with IfAbsent and a TTL holds the lock from the
+// call until d later, if the error is nil.
 func WithTTL(d time.Duration) WriteOption {
 	return writeOption(func(c *change) error {
 		if d < time.Second {
@@ -329,7 +332,8 @@ func WithTTL(d time.Duration) WriteOption {
 }
 
 // WithExpiry makes the entry expire at t, at least one second from now.
-// Fractions of a millisecond are rounded up.
+// Fractions of a millisecond are rounded up. A write that the log has not
+// acknowledged at t ends with ErrExpired.
 func WithExpiry(t time.Time) WriteOption {
 	return writeOption(func(c *change) error {
 		if time.Until(t) < time.Second {

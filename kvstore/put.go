@@ -18,21 +18,23 @@ import (
 // order.
 //
 // While the log cannot be reached, Put tries until the context ends or, if that has no
-// deadline, until Options.WriteTimeout is over. What does not pass by itself is an error
-// at once.
+// deadline, until Options.WriteTimeout is over, and no longer than until the entry
+// expires. What does not pass by itself is an error at once.
 //
 // Errors before anything is sent: ErrInvalidKey, ErrTooLarge,
 // ErrInvalidMetadata, ErrInvalidExpiry, ErrInvalidOptions, ErrUnsupported (a TTL
 // in a bucket without TTLs), ErrClosed. Then: ErrConflict, ErrNoSpace,
 // ErrForbidden, ErrLimit, ErrRefused, ErrDisconnected, ErrUnavailable, ErrOverloaded; with these, too, nothing was written.
-// ErrIndeterminate: it may have been. Where the context ended, the error is
+// ErrIndeterminate: it may have been. ErrExpired: the entry has an expiry, and that
+// came before the acknowledgement; then nobody can see it. Where the context ended, the error is
 // that of the context as well.
 func (s *Store) Put(ctx context.Context, key string, value []byte, opts ...WriteOption) (Revision, error) {
 	c, err := s.newPut(key, value, opts)
 	if err != nil {
-		return 0, err
+		return 0, failed("put", key, err)
 	}
-	return s.commit(ctx, c)
+	revision, err := s.commit(ctx, c)
+	return revision, failed("put", key, err)
 }
 
 // newPut returns the change that a Put asks for, once it is known to be valid.
@@ -58,10 +60,10 @@ func (s *Store) newPut(key string, value []byte, opts []WriteOption) (*change, e
 func (s *Store) Delete(ctx context.Context, key string, opts ...DeleteOption) error {
 	c, err := s.newDelete(key, opts)
 	if err != nil {
-		return err
+		return failed("delete", key, err)
 	}
 	_, err = s.commit(ctx, c)
-	return err
+	return failed("delete", key, err)
 }
 
 func (s *Store) newDelete(key string, opts []DeleteOption) (*change, error) {

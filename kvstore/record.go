@@ -129,11 +129,10 @@ func (r *record) visibleAt(now int64) bool {
 // hidden tells whether the index has it as one that readers do not see.
 func (r *record) hidden() bool { return r.deleted || r.expired }
 
-// leaving tells whether the log may have removed the record at now, by the
-// server's clock, which rounds to seconds.
+// leaving tells whether the log may have removed the record at now.
 func (r *record) leaving(now int64) bool {
 	hides := r.particulars().hides
-	return hides != 0 && hides <= now+1000
+	return hides != 0 && secondOf(hides) <= leavingSecond(now)
 }
 
 // lives reports whether the record has the life that m says. The log may have

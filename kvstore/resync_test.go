@@ -158,7 +158,8 @@ func (l *lab) open(opts Options) (*Store, *wire) {
 	w := &wire{to: l.server}
 	l.wires = append(l.wires, w)
 	opts.Conn, opts.Memory = l.connect(w), l.dir == ""
-	opts.CacheBytes = cmp.Or(opts.CacheBytes, 1<<20) // the default takes longer to make
+	opts.CacheBytes = cmp.Or(opts.CacheBytes, 1<<20)  // the default takes longer to make
+	opts.WriteTimeout = cmp.Or(opts.WriteTimeout, -1) // tests cut connections for longer than the default
 	opts.Logger = slog.New(slog.NewTextHandler(l.t.Output(), nil))
 	s, err := Open(l.ctx, labNamespace, opts)
 	l.must(err)

@@ -47,7 +47,7 @@ func (b *bulk) queued() (n int) {
 // One that has something to fear from what others write cannot.
 func (b *bulk) joins(c *change) (known, codec.Record, bool) {
 	k := b.store.index.lookUp(c.key)
-	if c.body != nil || k.object != "" {
+	if c.body != nil || c.expires != 0 || k.object != "" {
 		b.plain = 0
 		return k, codec.Record{}, false
 	}

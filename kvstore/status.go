@@ -42,6 +42,9 @@ func (s *Store) Status() Status {
 	if s.closed.Load() {
 		f.State = Closed
 	}
+	if err := s.backend.trouble(); err != nil && (f.State == Stale || f.State == Syncing) {
+		f.State, f.Reason = Degraded, err.Error()
+	}
 	return Status{
 		State: f.State, Since: f.Since, Reason: f.Reason, Fresh: f.Fresh,
 		Applied: Revision(f.Applied.Sequence), Head: Revision(f.Head), Log: string(f.Applied.Incarnation),

@@ -22,7 +22,8 @@ type Store struct {
 	index   *index
 	cache   *cache
 	flights flights
-	own     bool // the server
+	turns   turns // of updates
+	own     bool  // the server
 
 	inlineBytes  int64         // of Options
 	writeTimeout time.Duration // of Options
@@ -65,11 +66,16 @@ func (n *stats) wrote(err error) {
 // name of a namespace is 1 to 200 bytes of A-Z a-z 0-9 - _.
 //
 // Errors: ErrInvalidNamespace and ErrInvalidOptions before anything is done;
-// ErrLocked (at once only with Exclusive) and ErrStart with Dir; ErrUnsupported for a bucket of others that
+// ErrLocked (at once only with Exclusive), ErrDirAccess, ErrDirDamaged and ErrStart with Dir; ErrUnsupported for a bucket of others that
 // is not laid out as one; ErrNoNamespace only with MustExist; ErrForbidden, ErrLimit
 // and ErrRefused when the server does not permit it, has a limit that is reached, or refuses;
 // ErrUnavailable when ctx ended first.
 func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
+	s, err := openNamespace(ctx, namespace, opts)
+	return s, failed("open", namespace, err)
+}
+
+func openNamespace(ctx context.Context, namespace string, opts Options) (*Store, error) {
 	if err := replication.CheckNamespace(namespace); err != nil {
 		return nil, err
 	}
@@ -146,10 +152,11 @@ func (s *Store) Close() error {
 		close(s.gone)
 	}
 	<-s.gone
-	return s.err
+	return failed("close", "", s.err)
 }
 
 func (s *Store) shutDown() error {
+	s.removeAll()
 	s.stop()
 	s.feed.Close()
 	s.log.Close()

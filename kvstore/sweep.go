@@ -3,6 +3,7 @@ package kvstore
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -29,8 +30,60 @@ const (
 type sweeper struct {
 	wake chan struct{} // of capacity 1: there is more to do
 
-	mu       sync.Mutex // held for moments
+	mu       sync.Mutex // held for moments; taken under index.mu
 	replaced []condemned
+	retired  map[string]time.Time // when objects were replaced, by anybody; at most maxRetired
+}
+
+// maxRetired is how many replaced objects a Store remembers. The others are found
+// when they are older than orphanAge.
+const maxRetired = 4096
+
+// closeTime is for how long Close removes objects.
+const closeTime = 2 * time.Second
+
+// retire notes that an object was replaced.
+func (w *sweeper) retire(name string, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.retired == nil {
+		w.retired = make(map[string]time.Time)
+	}
+	if len(w.retired) >= maxRetired {
+		for other := range w.retired {
+			delete(w.retired, other)
+			break
+		}
+	}
+	w.retired[name] = now
+}
+
+// retiredBefore reports whether an object is known to have been replaced before then.
+func (w *sweeper) retiredBefore(name string, then time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at, known := w.retired[name]
+	return known && !at.After(then)
+}
+
+// forget drops from retired what is not among the names of what there is.
+func (w *sweeper) forget(names []string) {
+	there := make(map[string]bool, len(names))
+	for _, name := range names {
+		there[name] = true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.retired, func(name string, _ time.Time) bool { return !there[name] })
+}
+
+// all returns the objects that this Store has to remove, whether they are due or not.
+func (w *sweeper) all() []condemned {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.replaced
+	w.replaced = nil
+	return all
 }
 
 // condemned is an object that is to be removed.
@@ -98,12 +151,48 @@ func (s *Store) removeDue(ctx context.Context) (then time.Time) {
 	return then
 }
 
-func (s *Store) remove(ctx context.Context, name string) {
+// remove removes an object, and reports whether it is gone.
+func (s *Store) remove(ctx context.Context, name string) bool {
 	if s.index.refers(name) {
-		return // the log is not what it was when this was noted
+		return false // the log is not what it was when this was noted
 	}
-	if err := s.log.Objects().Remove(ctx, name); err != nil && ctx.Err() == nil && !errors.Is(err, ErrForbidden) {
+	err := s.log.Objects().Remove(ctx, name)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrForbidden) {
 		s.logger.Warn("nearkv: a large value that is not needed any more cannot be removed", "object", name, "error", err)
+	}
+	return err == nil
+}
+
+// makeRoom removes the objects that are known to have been replaced, by anybody, also
+// those that are kept for readers. It reports whether there were any. Nothing that a
+// record may still come to refer to is removed: an object has one record at the most
+// (change.plan).
+func (s *Store) makeRoom(ctx context.Context) bool {
+	if s.backend.disk.doubt.Load() {
+		return false // it is the disk that is full, and the server does not answer then
+	}
+	names, err := s.log.Objects().Names(ctx)
+	if err != nil {
+		return false
+	}
+	removed := false
+	for _, name := range names {
+		if s.sweeper.retiredBefore(name, time.Now()) && s.remove(ctx, name) {
+			removed = true
+		}
+	}
+	return removed
+}
+
+// removeAll removes what this Store has replaced, before it closes: nobody may be
+// there to do it later. What cannot be removed now another Store finds.
+func (s *Store) removeAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	for _, c := range s.sweeper.all() {
+		if !s.remove(ctx, c.name) && !s.index.refers(c.name) {
+			return
+		}
 	}
 }
 
@@ -119,8 +208,9 @@ func (s *Store) sweep(ctx context.Context) {
 	}
 	for _, name := range names {
 		made, ours := replication.NamedAt(name)
-		if ours && time.Since(made) > orphanAge {
+		if ours && (time.Since(made) > orphanAge || s.sweeper.retiredBefore(name, time.Now().Add(-grace))) {
 			s.remove(ctx, name)
 		}
 	}
+	s.sweeper.forget(names)
 }

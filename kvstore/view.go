@@ -10,9 +10,9 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nearkv/nearkv/codec"
-	"github.com/nearkv/nearkv/replication"
 )
 
 // View reads and writes the values of a Store as values of type T. It decodes a
@@ -87,7 +87,7 @@ type DecodeError struct {
 }
 
 func (e *DecodeError) Error() string {
-	return fmt.Sprintf("kvstore: key %.64q, revision %d: %v", e.Key, e.Revision, e.Err)
+	return fmt.Sprintf("kvstore: decode %.64q at revision %d: %s", e.Key, e.Revision, plain(e.Err))
 }
 
 // Unwrap returns the error of the codec.
@@ -99,7 +99,9 @@ type EncodeError struct {
 	Err error // of the codec
 }
 
-func (e *EncodeError) Error() string { return fmt.Sprintf("kvstore: key %.64q: %v", e.Key, e.Err) }
+func (e *EncodeError) Error() string {
+	return fmt.Sprintf("kvstore: encode %.64q: %s", e.Key, plain(e.Err))
+}
 
 // Unwrap returns the error of the codec.
 func (e *EncodeError) Unwrap() error { return e.Err }
@@ -137,7 +139,7 @@ func (v *View[T]) get(ctx context.Context, key string, opts []ReadOption) (*deco
 	}
 	if len(opts) > 0 {
 		if _, err := s.awaitRead(ctx, opts, key); err != nil {
-			return nil, Entry{}, err
+			return nil, Entry{}, failed("get", key, err)
 		}
 	}
 	if _, d := v.find(key); d != nil {
@@ -320,30 +322,48 @@ func (v *View[T]) Delete(ctx context.Context, key string, opts ...DeleteOption) 
 }
 
 // updateTries is how many conflicts end an Update.
-const updateTries = 32
+const updateTries = 256
+
+// updatePause bounds the random wait of an Update after a conflict with another
+// Store. It is some times what an update takes, short against a usual deadline, and
+// the shorter the more often the Update has lost, so that it does not lose for long.
+func updatePause(try int) time.Duration {
+	return max(64*time.Millisecond>>min(try-1, 10), 8*time.Millisecond)
+}
 
 // Update writes what f makes of the value of a key, the zero T if there is none,
-// unless the key has changed meanwhile: then it does so again, after a random
-// wait, that grows to about 2 s, from the second time on. So f can be called
-// several times; what it returned last is what was written, and returned. f may
-// change and keep the T that it is given. An error of f ends the Update and is
-// returned as it is.
+// unless the key has changed meanwhile: then it does so again, from the second time
+// on after a random wait of up to 32 ms. So f can be called several times; what it
+// returned last is what was written, and returned. f may change and keep the T that
+// it is given. An error of f ends the Update and is returned as it is.
+//
+// The Updates of one key in one Store, by all of its Views, take turns in the order
+// in which they were called, so that each needs about as long as the others. No lock
+// is held while f runs: a turn ends after 100 ms even if f has not returned, and then
+// the next one goes on. So f may update the same key, but must not do so always: that
+// is a conflict with itself.
 //
 // The options are those of Put, less conditions: ErrInvalidOptions. As with Put,
-// metadata and expiry that no option gives are cleared.
+// metadata and expiry that no option gives are cleared. A TTL counts from when f has
+// returned.
 //
 // Errors: those of Put, an *EncodeError, and a *DecodeError if the value that is
-// there cannot be decoded; f is not called then. ErrConflict comes after 32
-// conflicts, or one after which the context ended. With all of these nothing was
-// written. ErrIndeterminate: it may have been; f is not applied again.
+// there cannot be decoded; f is not called then. ErrConflict comes after 256
+// conflicts, or one after which the context ended. ErrUnavailable: the context ended
+// before f was called. With all of these nothing was written. ErrIndeterminate: it
+// may have been; f is not applied again.
 func (v *View[T]) Update(ctx context.Context, key string, f func(old T) (T, error), opts ...WriteOption) (T, error) {
 	var zero T
 	for _, opt := range opts {
 		if _, ok := opt.(condition); ok {
-			return zero, fmt.Errorf("%w: Update has a condition of its own", ErrInvalidOptions)
+			return zero, failed("update", key, fmt.Errorf("%w: Update has a condition of its own", ErrInvalidOptions))
 		}
 	}
-	retry := replication.NewBackoff()
+	end, err := v.store.takeTurn(ctx, key)
+	if err != nil {
+		return zero, err
+	}
+	defer end()
 	for try := 1; ; try++ {
 		old, is, err := v.before(ctx, key)
 		if err != nil {
@@ -362,11 +382,11 @@ func (v *View[T]) Update(ctx context.Context, key string, f func(old T) (T, erro
 		case try == 1:
 			continue
 		}
-		if ended := retry.Wait(ctx, v.store.done); ended != nil {
+		if ended := pause(ctx, v.store.done, updatePause(try)); ended != nil {
 			if v.store.closed.Load() {
 				return zero, ErrClosed
 			}
-			return zero, fmt.Errorf("%w: %w", err, ended)
+			return zero, failed("update", key, fmt.Errorf("%w: %w", err, ended))
 		}
 	}
 }

@@ -3,6 +3,7 @@ package kvstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"strings"
 	"sync"
@@ -30,6 +31,20 @@ func (k EventKind) String() string {
 		return "expire"
 	}
 	return "unknown"
+}
+
+// MarshalText makes logs and JSON show the name.
+func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads a name: put, delete or expire.
+func (k *EventKind) UnmarshalText(name []byte) error {
+	for _, known := range []EventKind{EventPut, EventDelete, EventExpire} {
+		if string(name) == known.String() {
+			*k = known
+			return nil
+		}
+	}
+	return fmt.Errorf("kvstore: %.64q is no kind of event: it is put, delete or expire", name)
 }
 
 // Event is a change of one key. The Entry of a removal has only the Key, and
@@ -62,7 +77,7 @@ type Event struct {
 func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := codec.CheckPrefix(prefix); err != nil {
-			yield(Event{}, err)
+			yield(Event{}, failed("watch", "", err))
 			return
 		}
 		w := &watcher{store: s, prefix: prefix, pending: make(map[string]pending), ready: make(chan struct{}, 1)}
@@ -89,7 +104,12 @@ type watcher struct {
 	order   []place    // of pending, oldest first; some have been given up
 	places  uint64     // so many have been given out
 	pending map[string]pending
+	most    int // so many have been pending at a time since pending was made
 }
+
+// watchSpare is how many places that were given up a watcher keeps at least, and
+// how many changes it has room for when nothing is pending.
+const watchSpare = 64
 
 // place is a key's in the order of its watcher.
 type place struct {
@@ -157,11 +177,28 @@ func (w *watcher) offer(events []Event, batch bool) {
 		}
 		w.pending[key] = pending{e, p.place}
 	}
+	w.most = max(w.most, len(w.pending))
+	w.compact()
 	w.mu.Unlock()
 	select {
 	case w.ready <- struct{}{}:
 	default: // it is awake
 	}
+}
+
+// compact forgets the places that were given up, when they are more than the others.
+// It needs mu.
+func (w *watcher) compact() {
+	if len(w.order) <= 2*len(w.pending)+watchSpare {
+		return
+	}
+	order := make([]place, 0, len(w.pending)+watchSpare)
+	for _, p := range w.order {
+		if w.pending[p.key].place == p.number {
+			order = append(order, p)
+		}
+	}
+	w.order = order
 }
 
 // take returns the oldest pending change.
@@ -177,6 +214,9 @@ func (w *watcher) take() (Event, bool) {
 		}
 	}
 	w.order = nil // gives the memory back
+	if w.most > watchSpare {
+		w.pending, w.most = make(map[string]pending), 0
+	}
 	return Event{}, false
 }
 

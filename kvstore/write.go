@@ -31,6 +31,7 @@ type write struct {
 	id       string                  // in the record, if it has an expectation
 	answer   *known                  // of the log's leader, for the next plan
 	appended bool                    // an append had no answer
+	doubtful string                  // name of the object of the last of these
 	before   uint64                  // revision of the key when the first of them was planned
 	expected replication.Expectation // of the last append
 	last     error                   // the reason for waiting
@@ -65,14 +66,16 @@ func (w *write) run(ctx context.Context) (Revision, error) {
 		w.allowed.begin(w.store.writeTimeout)
 	}
 	defer w.allowed.end()
+	ctx, stop := w.change.lifetime(ctx)
+	defer stop()
 	ctx, cancel := w.limit(ctx)
 	defer cancel()
 	if err := w.upload(ctx); err != nil {
-		return 0, err
+		return 0, w.change.lapse(err)
 	}
 	revision, err := w.carry(ctx)
 	w.tidy(err)
-	return revision, err
+	return revision, w.change.lapse(err)
 }
 
 func (w *write) carry(ctx context.Context) (Revision, error) {
@@ -95,6 +98,9 @@ func (w *write) repeat(
 			return 0, w.final(err)
 		case err != nil:
 			return 0, w.giveUp(err)
+		}
+		if w.change.late() {
+			return 0, w.giveUp(errLate)
 		}
 		revision, err := try(ctx, epoch)
 		if err != nil {
@@ -131,7 +137,7 @@ func (w *write) attach(ctx context.Context) (uint64, error) {
 		return w.store.feed.Attached(w.bound(ctx))
 	}
 	for {
-		if err := disk.check(w.change.size()); err != nil {
+		if err := disk.check(w.change.needs()); err != nil {
 			return 0, err
 		}
 		if epoch, err := w.store.feed.Attached(ended); err == nil {
@@ -200,6 +206,8 @@ func (w *write) giveUp(cause error) error {
 		return fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, cause)
 	case errors.Is(cause, ErrClosed):
 		return cause
+	case errors.Is(cause, errLate) && w.last == nil:
+		return w.change.expired()
 	case w.last != nil:
 		return fmt.Errorf("kvstore: %w: %w", w.last, cause)
 	}
@@ -210,6 +218,9 @@ func (w *write) try(ctx context.Context, epoch uint64) (uint64, error) {
 	if w.appended && w.answer == nil {
 		if done, revision, err := w.resolve(ctx, epoch); done || err != nil {
 			return revision, err
+		}
+		if err := w.uploadAgain(ctx); err != nil {
+			return 0, err
 		}
 	}
 	told := w.answer != nil
@@ -320,7 +331,7 @@ func (w *write) inTheWay(ctx context.Context, epoch, seen uint64) (uint64, error
 	if m != nil && m.Record.Write == w.id {
 		return m.Revision, nil
 	}
-	if m != nil && m.Revision > w.expected.Revision && m.Revision != seen && w.change.condition.kind != unconditional && w.store.unsettled() {
+	if m != nil && m.Revision > w.expected.Revision && m.Revision != seen && w.change.once() && w.store.unsettled() {
 		w.appended = true // another record may have come after ours
 		return 0, fmt.Errorf("%w to revision %d", errMovedOn, m.Revision)
 	}
@@ -362,6 +373,9 @@ func (w *write) uncertain(before uint64) {
 		w.before = before
 	}
 	w.appended = true
+	if w.change.object != nil {
+		w.doubtful = w.change.object.Name
+	}
 }
 
 // applied brings an acknowledged record into the index, for reads after this

@@ -47,7 +47,8 @@ func (l *Log) Append(ctx context.Context, key string, rec codec.Record, expect E
 // Send is Append for those who have more to send and do not wait for each
 // answer: done is called once with what Append would have returned. Records of
 // one connection come into the log in the order in which they are sent; where
-// they share syncs (CanGroup), those of one key do. done must not wait, nor call
+// they share syncs (CanGroup), those of one key do; while they wait for that, one
+// whose entry expires is given up with ErrUnavailable. done must not wait, nor call
 // what waits: others wait for their answers meanwhile.
 // If Send itself returns an error nothing was sent, and done is not called.
 func (l *Log) Send(key string, rec codec.Record, expect Expectation, done func(revision uint64, err error)) error {
@@ -56,7 +57,7 @@ func (l *Log) Send(key string, rec codec.Record, expect Expectation, done func(r
 		return err
 	}
 	if l.CanGroup() {
-		return l.group.send(key, header, rec.Value, expect, done)
+		return l.group.send(key, header, rec, expect, done)
 	}
 	return l.start(key, header, rec.Value, expect, done)
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
+
+	"github.com/nearkv/nearkv/codec"
 )
 
 // group has appends share syncs: a server with SyncAlways syncs each message by
@@ -51,6 +53,7 @@ type member struct {
 	header nats.Header
 	data   []byte
 	expect Expectation
+	until  int64                            // unix milliseconds: from then on it is not to be sent; 0: no limit
 	done   func(revision uint64, err error) // called once, without a lock
 	alone  bool                             // it was in a batch that was refused, perhaps because of it
 	again  bool                             // it was in a batch that was refused because of another
@@ -117,7 +120,7 @@ func (g *group) append(ctx context.Context, key string, header nats.Header, valu
 		err      error
 	}
 	outcomes := make(chan outcome, 1)
-	m, err := g.join(key, header, value, expect, func(revision uint64, err error) { outcomes <- outcome{revision, err} })
+	m, err := g.join(key, header, value, expect, 0, func(revision uint64, err error) { outcomes <- outcome{revision, err} })
 	if err != nil {
 		return 0, err
 	}
@@ -130,9 +133,10 @@ func (g *group) append(ctx context.Context, key string, header nats.Header, valu
 }
 
 // send is Log.Send.
-func (g *group) send(key string, header nats.Header, value []byte, expect Expectation, done func(uint64, error)) error {
+func (g *group) send(key string, header nats.Header, rec codec.Record, expect Expectation, done func(uint64, error)) error {
+	value := rec.Value
 	if !g.takeOff() {
-		_, err := g.join(key, header, value, expect, done)
+		_, err := g.join(key, header, value, expect, rec.Expires, done)
 		return err
 	}
 	err := g.log.start(key, header, value, expect, func(revision uint64, err error) {
@@ -174,10 +178,13 @@ func (g *group) look() {
 	}
 }
 
-// join puts an append into the queue. The bytes are copied: its context may end
-// before they are sent.
-func (g *group) join(key string, header nats.Header, value []byte, expect Expectation, done func(uint64, error)) (*member, error) {
-	m := &member{key: key, header: header, data: bytes.Clone(value), expect: expect, done: done}
+// join puts an append into the queue, where it waits no longer than until (unix
+// milliseconds; 0: no limit). The bytes are copied: its context may end before they
+// are sent.
+func (g *group) join(
+	key string, header nats.Header, value []byte, expect Expectation, until int64, done func(uint64, error),
+) (*member, error) {
+	m := &member{key: key, header: header, data: bytes.Clone(value), expect: expect, until: until, done: done}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -211,7 +218,10 @@ func (g *group) run() {
 		}
 		g.assemble()
 		for {
-			members, batch := g.next()
+			members, batch, late := g.next()
+			for _, m := range late {
+				m.done(0, errLate)
+			}
 			if len(members) == 0 {
 				break
 			}
@@ -257,13 +267,15 @@ func (g *group) dismiss() {
 }
 
 // next takes what can be sent now off the queue. batch: as one, and one request
-// is under way; otherwise as many are as there are members.
-func (g *group) next() (members []*member, batch bool) {
+// is under way; otherwise as many are as there are members. The late ones are not
+// to be sent any more.
+func (g *group) next() (members []*member, batch bool, late []*member) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.flying > 0 || g.closed {
-		return nil, false
+		return nil, false, nil
 	}
+	g.queue, late = punctual(g.queue, time.Now().UnixMilli())
 	members, rest := cut(g.queue)
 	batch = len(members) >= groupLeast
 	if !batch {
@@ -277,7 +289,28 @@ func (g *group) next() (members []*member, batch bool) {
 	if batch {
 		g.flying = 1
 	}
-	return members, batch
+	return members, batch, late
+}
+
+// errLate is told to those that have waited until their entries had expired. It is
+// an ErrUnavailable: nothing was sent.
+var errLate = fmt.Errorf("replication: %w: the entry expired before it could be sent", ErrUnavailable)
+
+// punctual divides a queue into those that can still be sent, and those that had to
+// be sent before now.
+func punctual(queue []*member, now int64) (rest, late []*member) {
+	isLate := func(m *member) bool { return m.until != 0 && m.until <= now }
+	if !slices.ContainsFunc(queue, isLate) {
+		return queue, nil
+	}
+	for _, m := range queue {
+		if isLate(m) {
+			late = append(late, m)
+		} else {
+			rest = append(rest, m)
+		}
+	}
+	return rest, late
 }
 
 // cut divides a queue into the members of one batch and the others. The order of

@@ -194,7 +194,7 @@ func TestGroupLatecomer(t *testing.T) {
 	g := l.group
 	g.expectAgain(64, time.Millisecond)
 	done := make(chan outcome, 1)
-	if _, err := g.join("key", nil, []byte("x"), Expectation{}, func(revision uint64, err error) { done <- outcome{revision, err} }); err != nil {
+	if _, err := g.join("key", nil, []byte("x"), Expectation{}, 0, func(revision uint64, err error) { done <- outcome{revision, err} }); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -601,4 +601,27 @@ func same(queue, got []*member, want []int) bool {
 		}
 	}
 	return len(got) == len(want)
+}
+
+// An append that waits for others is not sent when its entry has expired.
+func TestGroupLeavesOutWhatHasExpired(t *testing.T) {
+	l, _, _ := syncedLog(t)
+	release := gather(t, l)
+	late, good := make(chan outcome, 1), make(chan outcome, 1)
+	for expires, done := range map[int64]chan outcome{
+		time.Now().Add(-time.Second).UnixMilli(): late, time.Now().Add(time.Hour).UnixMilli(): good,
+	} {
+		rec := codec.Record{Value: []byte("x"), Expires: expires}
+		err := l.Send(fmt.Sprint("k", expires), rec, Expectation{}, func(revision uint64, err error) { done <- outcome{revision, err} })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	release()
+	if o := <-late; !errors.Is(o.err, ErrUnavailable) {
+		t.Errorf("the late one: %+v", o)
+	}
+	if o := <-good; o.err != nil || o.revision != 1 {
+		t.Errorf("the other: %+v", o)
+	}
 }

@@ -22,9 +22,10 @@ var errInterrupted = errors.New("connection lost while waiting for the answer")
 
 // requester sends requests and matches the answers, which all arrive on one
 // inbox. nats.go has the same, but there a request outlives the connection it
-// was sent on until its context ends; here the loss is told at once. And what a
-// request needs is used again, the name of its inbox too: a server remembers who
-// listens to a subject that it has seen lately.
+// was sent on until its context ends; here the loss is told at once. And the memory of
+// a request is used again. Its number is not: a second answer, as that of a leader that
+// was deposed and does not know it yet, must not be taken for the answer to another
+// request, however late it is.
 type requester struct {
 	nc    *nats.Conn
 	sub   *nats.Subscription
@@ -33,7 +34,7 @@ type requester struct {
 	mu    sync.Mutex // held for moments only
 	next  uint64
 	calls map[uint64]*call // whose answer may come or has come; nil: closed
-	idle  []*call          // those whose answer has come, oldest first
+	idle  []*call          // to be used again
 
 	denied map[string]time.Time // subjects that the connection may not publish to, and when that was told
 	deaf   *ForbiddenError      // the connection may not subscribe to the inbox
@@ -46,10 +47,8 @@ type requester struct {
 // tickEvery is how exactly answerTimeout is kept.
 const tickEvery = answerTimeout / 5
 
-// spare is how many calls have to be idle before the oldest is used again. A
-// second answer to one request, which nobody should send, has to be that late to
-// be taken for another's.
-const spare = 64
+// spare is how many calls are kept to be used again.
+const spare = 256
 
 // call is a request and its answer.
 type call struct {
@@ -162,19 +161,19 @@ func (r *requester) begin(subject string, also ...string) (*call, error) {
 	if err := r.refuses(also); err != nil {
 		return nil, err
 	}
-	if len(r.idle) > spare {
-		c := r.idle[0]
-		r.idle = r.idle[1:]
-		c.waiting, c.since, c.msg.Subject, c.also = true, r.ticks, subject, also
-		r.startTicking()
-		return c, nil
+	var c *call
+	if last := len(r.idle) - 1; last >= 0 {
+		c, r.idle = r.idle[last], r.idle[:last]
+	} else {
+		c = &call{answers: make(chan answer, 1)}
+		c.done = c.deliver
 	}
 	r.next++
-	c := &call{number: r.next, answers: make(chan answer, 1), waiting: true, since: r.ticks, also: also}
-	c.done, c.msg.Subject = c.deliver, subject
-	r.startTicking()
-	c.msg.Reply = r.inbox + strconv.FormatUint(r.next, 36)
+	c.number, c.waiting, c.since, c.msg.Subject, c.also = r.next, true, r.ticks, subject, also
+	var reply [64]byte
+	c.msg.Reply = string(strconv.AppendUint(append(reply[:0], r.inbox...), r.next, 36))
 	r.calls[r.next] = c
+	r.startTicking()
 	return c, nil
 }
 
@@ -206,20 +205,20 @@ func (r *requester) forget(c *call) {
 	}
 }
 
-// end keeps the call for another request, if its answer has come. It tells
-// whether the call was waiting until now.
+// end forgets the call, and keeps its memory for another if its answer has come. It
+// tells whether the call was waiting until now.
 func (r *requester) end(c *call, answered bool) (waited bool) {
 	c.msg.Data, c.msg.Header = nil, nil
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	waited, c.waiting = c.waiting, false
-	switch {
-	case r.calls[c.number] != c: // interrupted or closed
-	case answered:
+	if r.calls[c.number] != c { // interrupted or closed
+		return waited
+	}
+	delete(r.calls, c.number)
+	if answered && len(r.idle) < spare {
 		c.done = c.deliver
 		r.idle = append(r.idle, c)
-	default:
-		delete(r.calls, c.number)
 	}
 	return waited
 }

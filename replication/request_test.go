@@ -53,8 +53,8 @@ func withRequests(t *testing.T, test func(t *testing.T, r *requests)) {
 				t.Errorf("call %d still waits", c.number)
 			}
 		}
-		if known, idle := len(r.calls), len(r.idle); known != idle {
-			t.Errorf("%d calls are known, %d of them idle", known, idle)
+		if len(r.calls) != 0 {
+			t.Errorf("%d calls are known", len(r.calls))
 		}
 	})
 }
@@ -275,6 +275,42 @@ func TestLinkBeginsDown(t *testing.T) {
 		defer cancel()
 		if _, err := l.wait(ctx); !errors.Is(err, ErrDisconnected) {
 			t.Errorf("wait returns %v", err)
+		}
+	})
+}
+
+// A second answer to a request, however late, is not taken for that to another.
+func TestRequestSecondAnswer(t *testing.T) {
+	withRequests(t, func(t *testing.T, r *requests) {
+		liar := connect(t, r.wire.to)
+		var replies []string
+		if _, err := liar.Subscribe("twice", func(m *nats.Msg) {
+			for _, reply := range append(replies, m.Reply) { // the others are late
+				if reply == m.Reply {
+					_ = m.Respond(m.Data)
+					continue
+				}
+				_ = liar.Publish(reply, []byte("late"))
+			}
+			replies = append(replies, m.Reply)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		seen := make(map[string]bool)
+		for i := range 200 {
+			want := fmt.Sprint(i)
+			m, err := r.do(t.Context(), "twice", nil, []byte(want))
+			if err != nil || string(m.Data) != want {
+				t.Fatalf("request %d is answered %v, %v", i, m, err)
+			}
+			synctest.Wait()
+		}
+		for _, reply := range replies {
+			if seen[reply] {
+				t.Fatalf("%s is used again", reply)
+			}
+			seen[reply] = true
 		}
 	})
 }

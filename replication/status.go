@@ -1,6 +1,11 @@
 package replication
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
 
 // State is how a replica stands to its log.
 type State uint8
@@ -26,6 +31,19 @@ func (s State) String() string {
 		return stateNames[s]
 	}
 	return "unknown"
+}
+
+// MarshalText makes logs and JSON show the name.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a name.
+func (s *State) UnmarshalText(name []byte) error {
+	i := slices.Index(stateNames[:], string(name))
+	if i < 0 {
+		return fmt.Errorf("replication: %.64q is no state: %s", name, strings.Join(stateNames[:], ", "))
+	}
+	*s = State(i) // of a handful
+	return nil
 }
 
 // Status is how a Feed stands at one moment.

@@ -8,11 +8,13 @@
 //	kvctl list                       names of keys: --prefix, --limit, --cursor, --long
 //	kvctl watch [PREFIX]             a line for each key, and then for each change
 //	kvctl bulk put|delete|get FILE   many keys, by the JSON files of wrangler
-//	kvctl export FILE                a namespace as of one revision: --format archive|json
+//	kvctl export FILE                a namespace as of one revision: --format archive|json, --skip-damaged
 //	kvctl import FILE                write it back: --delete-others, --only-if-empty
 //	kvctl namespaces                 what namespaces there are
 //	kvctl status                     state, lag, keys, bytes, hit ratio, durability, server, limits
-//	kvctl permissions                what a user of a NATS server needs: --write
+//	kvctl permissions                what a user of a NATS server needs: --write, --account
+//	kvctl check [DIR]                what is damaged in a directory
+//	kvctl repair [DIR]               save what is whole in it: --dry-run
 //	kvctl bench                      rate and latency of puts and gets
 //	kvctl completion bash|zsh|fish   completion for a shell, of keys and namespaces too
 //
@@ -28,6 +30,10 @@
 // Each call opens a replica, which reads the index of the namespace: about a second
 // for a million keys. What has to be quick and often belongs into a program, with
 // package kvstore.
+//
+// The permissions of users of a NATS server prevent accidents, not attacks: who may ask
+// JetStream for anything can do everything in its account. kvctl permissions --account
+// prints accounts, which are a boundary.
 //
 // # Output
 //

@@ -53,7 +53,7 @@ func (c *cli) report(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		status = exitInterrupted
 	}
-	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "))
+	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: "))
 	if hint := hintOf(err, status); hint != "" {
 		fmt.Fprintf(c.err, "%s\n", hint)
 	}
@@ -91,6 +91,12 @@ func statusOf(err error) int {
 	return exitFailed
 }
 
+// isSilent reports whether a process has the directory and does not answer.
+func isSilent(err error) bool {
+	locked, ok := errors.AsType[*kvstore.LockedError](err)
+	return ok && locked.Silent
+}
+
 func hintOf(err error, status int) string {
 	if hint, ok := errors.AsType[hintError](err); ok {
 		return hint.hint
@@ -100,6 +106,8 @@ func hintOf(err error, status int) string {
 		return "check --creds, or --user and --password"
 	case errors.Is(err, nats.ErrPermissionViolation):
 		return "kvctl permissions prints what the user of the server needs"
+	case isSilent(err):
+		return "" // it says what to do
 	case errors.Is(err, kvstore.ErrLocked):
 		return "a process has opened the directory for itself alone (Exclusive); end it, or wait"
 	case status == exitUnavailable:

@@ -59,6 +59,7 @@ func (c *cli) root() *cobra.Command {
 	root.AddCommand(
 		c.getCommand(), c.putCommand(), c.deleteCommand(), c.listCommand(), c.watchCommand(), c.bulkCommand(),
 		c.exportCommand(), c.importCommand(), c.namespacesCommand(), c.statusCommand(), c.permissionsCommand(), c.benchCommand(),
+		c.checkCommand(), c.repairCommand(),
 	)
 	return root
 }

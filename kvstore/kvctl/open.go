@@ -82,15 +82,21 @@ func (t *target) environ() error {
 	return nil
 }
 
+// logger is where the store and its server tell what they do; nil: nowhere.
+func (c *cli) logger() *slog.Logger {
+	if !c.verbose {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(c.err.file, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
 // options are those of the store.
 func (c *cli) options(cacheBytes int64) kvstore.Options {
 	o := kvstore.Options{
 		Dir: c.dir, URL: c.url, Domain: c.domain, APIPrefix: c.apiPrefix,
 		CacheBytes: cacheBytes, WriteTimeout: -1, // --timeout bounds all
 	}
-	if c.verbose {
-		o.Logger = slog.New(slog.NewTextHandler(c.err.file, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
+	o.Logger = c.logger()
 	if c.url == "" {
 		return o
 	}

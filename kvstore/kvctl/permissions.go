@@ -13,12 +13,21 @@ import (
 func (c *cli) permissionsCommand() *cobra.Command {
 	var writes []string
 	var create bool
+	var account string
 	cmd := &cobra.Command{
 		Use:   "permissions",
 		Short: "Print what a user of a NATS server needs for a namespace",
 		Long: `permissions prints the block of a nats-server configuration, or with --json the
-same as JSON, that lets a user open a Store of the namespace, and do nothing else.
-It asks no server.
+same as JSON, that lets a user open a Store of the namespace. It asks no server.
+
+These permissions prevent accidents, not attacks. nats-server does not check where
+it is asked to send an answer: a user that may only read can have one sent to the
+subject of a key, or to one that deletes the stream. Whoever may ask JetStream for
+anything is an administrator of its account. Against attacks, have the data in an
+account of its own: --account NAME prints that account, which exports what a Store
+needs, and the account NAME, which imports it. Users of NAME open the namespace
+with --api-prefix, as the output says. The users of the account with the data, who
+create the namespace, remain its administrators.
 
 A Store reads the whole namespace: reading cannot be confined to a prefix. To
 write, name the prefixes with --write, which have to end where NATS can tell them
@@ -32,7 +41,8 @@ Give each user an inbox prefix of its own, and say it with --inbox-prefix here a
 to kvctl: otherwise it can read the answers that others get.`,
 		Example: `  kvctl permissions -n app                                  # read only
   kvctl permissions -n app --write user: --write session.   # and write these
-  kvctl permissions -n app --write '' --create              # everything`,
+  kvctl permissions -n app --write '' --create              # everything
+  kvctl permissions -n app --write user: --account web      # for users whom you do not trust`,
 		Args: cobra.NoArgs,
 	}
 	var list bool
@@ -44,6 +54,9 @@ to kvctl: otherwise it can read the answers that others get.`,
 		p, err := newPermissions(c.namespace, c.inbox, writes)
 		if err != nil {
 			return err
+		}
+		if account != "" {
+			return c.accounts(account, p, create || list)
 		}
 		if create {
 			p.Publish.Allow = append(p.Publish.Allow, "$JS.API.STREAM.CREATE.KV_"+c.namespace, "$JS.API.STREAM.CREATE.OBJ_"+c.namespace)
@@ -61,6 +74,7 @@ to kvctl: otherwise it can read the answers that others get.`,
 	f.StringArrayVar(&writes, "write", nil, "allow writes of keys with this prefix (several times; '' for all)")
 	f.BoolVar(&create, "create", false, "allow to create the namespace")
 	f.BoolVar(&list, "list", false, "allow to list the namespaces")
+	f.StringVar(&account, "account", "", "print accounts: one with the data, and this `name`d one that imports what it may use")
 	return cmd
 }
 

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -29,6 +31,7 @@ func TestScripts(t *testing.T) {
 			"server": scriptServer,
 			"bytes":  scriptBytes,
 			"cut":    scriptCut,
+			"damage": scriptDamage,
 		},
 	})
 }
@@ -73,4 +76,17 @@ func scriptBytes(ts *testscript.TestScript, _ bool, args []string) {
 func scriptCut(ts *testscript.TestScript, _ bool, args []string) {
 	data := ts.ReadFile(args[0])
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(data[:len(data)-1]), 0o600))
+}
+
+// scriptDamage changes a file where a text is found in it.
+func scriptDamage(ts *testscript.TestScript, _ bool, args []string) {
+	path := strings.ReplaceAll(args[0], "/streams", "/$G/streams") // the script takes $G for a variable
+	path = ts.MkAbs(strings.ReplaceAll(path, "//", "/"))
+	data := []byte(ts.ReadFile(path))
+	at := bytes.LastIndex(data, []byte(args[1]))
+	if at < 0 {
+		ts.Fatalf("%s is not in %s", args[1], path)
+	}
+	data[at] ^= 1
+	ts.Check(os.WriteFile(path, data, 0o600))
 }

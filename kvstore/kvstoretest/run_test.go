@@ -40,7 +40,7 @@ func TestOutage(t *testing.T) {
 		kvstoretest.Run(t, func(t *testing.T) {
 			ctx := context.Background()
 			server := kvstoretest.NewServer(t, dir)
-			store, err := kvstore.Open(ctx, "flags", kvstore.Options{Conn: server.Conn(t), Memory: dir == ""})
+			store, err := kvstore.Open(ctx, "flags", kvstore.Options{Conn: server.Conn(t), Memory: dir == "", WriteTimeout: -1})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -186,28 +186,6 @@ func inFiles(t *testing.T, pattern, value string) bool {
 	return false
 }
 
-// doc.go, What it does not do: a damaged stream does not fail the start, it is missing.
-func TestCanaryDamagedStreamIsSkipped(t *testing.T) {
-	dir := t.TempDir()
-	s := start(t, embedded.Options{Dir: dir})
-	_, js := connect(t, s)
-	createStream(t, js, jetstream.FileStorage)
-	shutdown(t, s)
-	meta := filepath.Join(dir, "nats", "jetstream", "$G", "streams", "S", "meta.inf")
-	if err := os.WriteFile(meta, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-
-	log := newRecords("")
-	_, js = connect(t, start(t, embedded.Options{Dir: dir, Logger: log.logger()}))
-	if _, err := js.Stream(t.Context(), "S"); err == nil {
-		t.Error("the stream is there")
-	}
-	if got := log.with("WARN"); len(got) != 1 {
-		t.Errorf("warnings are %q, want one", got)
-	}
-}
-
 // doc.go, What it does not do: Start switches the block profile off.
 func TestCanaryBlockProfile(t *testing.T) {
 	runtime.SetBlockProfileRate(1)

@@ -27,6 +27,8 @@ const (
 	roleHandler = "handler" // the same, with a SIGTERM handler of its own
 	roleWriter  = "writer"  // starts a server, writes, prints the sequence of every acknowledgement
 
+	roleMember = "member" // joins a directory and waits to be killed
+
 	roleReady = "ready"
 	roleDone  = 7 // exit code of a role that ends by itself
 )
@@ -37,6 +39,14 @@ func playRole(role, dir string) error {
 	term := make(chan os.Signal, 1)
 	if role == roleHandler {
 		signal.Notify(term, syscall.SIGTERM)
+	}
+	if role == roleMember {
+		if _, err := embedded.Join(ctx, embedded.Options{Dir: dir}); err != nil {
+			return err
+		}
+		fmt.Println(roleReady)
+		time.Sleep(time.Hour)
+		return nil
 	}
 	s, err := embedded.Start(ctx, embedded.Options{Dir: dir})
 	if err != nil {

@@ -43,6 +43,25 @@
 // comes in by default. Shutdown hands leadership over first, which takes a second.
 // (TestClusterOptions, TestDirectoryChangesHands, TestDenied, TestNoClientsByDefault, TestRoutePortIsTaken)
 //
+// # A directory is checked first
+//
+// The server skips, cuts off or removes what it cannot open or read. So Start looks at everything before the server does,
+// and starts it only if all is well; until then it changes nothing that was there:
+//
+//  1. Dir belongs to this user or to root, and nobody but its owner and its group can write into it (a directory with the
+//     sticky bit is fine). Below it there is no symbolic link, nothing but files and directories, and all of them can be
+//     opened for reading and writing. Root does not start on a store of another user: what it writes, that user could not
+//     open. Whoever serves on the socket runs as this user or as root (Linux only). Otherwise the error is an *AccessError.
+//  2. Every record of every block is whole, in its place, and has a subject of its stream; what the server has noted
+//     of a stream at its clean end, or since, is there. Only the end of the last block may be missing, within a record:
+//     so a kill or a power cut leaves it. Otherwise the error is a *DamagedError. Package blocks does the reading, as many
+//     blocks at a time as there are processors.
+//  3. The server has recovered every stream of which there is a directory, with as many messages as there must be. If not,
+//     it is shut down, and the files that it has removed get their names back.
+//
+// What cannot be seen in a directory: a stream whose directory was removed, and, after a kill, that the last blocks were
+// removed or cut off between two records. (TestDamage of kvstore, TestAccess, TestRemovedByServer)
+//
 // # Who may call what
 //
 // All methods of a Server are safe for concurrent use. Connections of InProcessConn are safe as net.Conn are. Start is
@@ -81,8 +100,8 @@
 // # What it does not do
 //
 //   - Without Cluster, no TCP and no authentication: all clients are in the process, or came through the socket.
-//   - No detection of damage. A stream that cannot be recovered is a warning in the log and absent; lost records are not
-//     even that.
+//   - No repair by itself. A directory that is damaged stays as it is until somebody repairs it (kvctl repair), also that
+//     of a voter, whose peers have everything: move its Dir/nats aside and it gets all from them.
 //   - A Server cannot restart by itself. On a full disk, or when it may not write, it takes no more writes and says so in the
 //     log; Shutdown and Start bring it back. A Member does that.
 //   - One thing it cannot prevent: the server's start switches the Go block profile of the process off

@@ -13,16 +13,33 @@ var (
 	// ErrStart: the directory or the server could not be made ready. See StartError.
 	ErrStart = errors.New("embedded: server did not start")
 
+	// ErrAccess: something in the directory cannot be opened as it has to be, or is not to be trusted. See AccessError.
+	ErrAccess = errors.New("embedded: directory cannot be used")
+
+	// ErrDamaged: something in the directory is not what the server has written. See DamagedError.
+	ErrDamaged = errors.New("embedded: directory is damaged")
+
 	// ErrInvalidOptions: an option has a value that cannot work; nothing was touched. See OptionsError.
 	ErrInvalidOptions = errors.New("embedded: invalid options")
 )
 
 // LockedError tells which directory is in use. It is an ErrLocked.
 type LockedError struct {
-	Dir string // absolute
+	Dir    string // absolute
+	PID    int    // of the process that has it, as that process knows itself; 0: not known
+	Silent bool   // it lets others in, and does not answer them
 }
 
-func (e *LockedError) Error() string { return fmt.Sprintf("%v: %s", ErrLocked, e.Dir) }
+func (e *LockedError) Error() string {
+	text := fmt.Sprintf("%v: %s", ErrLocked, e.Dir)
+	if e.PID != 0 {
+		text += fmt.Sprintf(", by process %d", e.PID)
+	}
+	if e.Silent {
+		text += ", which does not answer: it may be halted; let it go on (fg, or kill -CONT) or end it"
+	}
+	return text
+}
 
 // Is makes every LockedError an ErrLocked.
 func (e *LockedError) Is(target error) bool { return target == ErrLocked }
@@ -75,6 +92,32 @@ func (e *InterruptedError) Error() string {
 // Unwrap returns the context's error.
 func (e *InterruptedError) Unwrap() error { return e.Err }
 
+// interruptedBefore is for a start that had not begun.
+func interruptedBefore(err error) *InterruptedError {
+	done := make(chan struct{})
+	close(done)
+	return &InterruptedError{Err: err, done: done}
+}
+
 // Done is closed when nothing of the interrupted start is left: no goroutine, no file, no lock. Until then a Start on
 // the same Dir fails with ErrLocked.
 func (e *InterruptedError) Done() <-chan struct{} { return e.done }
+
+// DamagedError tells what in a directory is not as the server has written it: something was lost, changed or put
+// there. Nothing was changed, and no server was started: it would lose more. "kvctl check" lists everything,
+// "kvctl repair" writes what is whole into a new store. It is an ErrDamaged and an ErrStart.
+type DamagedError struct {
+	Dir    string
+	Damage []Damage // at least one
+}
+
+func (e *DamagedError) Error() string {
+	text := fmt.Sprintf("%v: %v", ErrDamaged, e.Damage[0])
+	if n := len(e.Damage) - 1; n > 0 {
+		text += fmt.Sprintf(" (and %d more)", n)
+	}
+	return text + "; kvctl check lists what is damaged, kvctl repair saves what is whole"
+}
+
+// Is makes every DamagedError an ErrDamaged and an ErrStart.
+func (e *DamagedError) Is(target error) bool { return target == ErrDamaged || target == ErrStart }

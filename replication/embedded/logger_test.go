@@ -22,10 +22,8 @@ func TestLogIsQuiet(t *testing.T) {
 }
 
 func TestLogOfFailedStart(t *testing.T) {
-	dir := t.TempDir()
-	obstruct(t, dir)
-	log := newRecords("")
-	if _, err := embedded.Start(t.Context(), embedded.Options{Dir: dir, Logger: log.logger()}); err == nil {
+	log, err := startObstructed(t, t.TempDir())
+	if err == nil {
 		t.Fatal("started")
 	}
 	lines := log.with("ERROR")

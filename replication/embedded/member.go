@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,8 @@ type Member struct {
 	server atomic.Pointer[Server] // nil: another one serves, or nobody
 	knocks chan struct{}          // of capacity 1
 	kept   chan struct{}          // closed when keep has ended
+
+	trouble atomic.Pointer[error] // why it cannot serve
 }
 
 var _ nats.CustomDialer = (*Member)(nil)
@@ -52,7 +55,8 @@ var _ nats.CustomDialer = (*Member)(nil)
 // Close.
 //
 // Errors are those of Start, with one difference: a directory that is locked is waited for until somebody answers on its
-// socket, or ctx ends. Then the error is a *LockedError and that of the context.
+// socket, or ctx ends. Then the error is a *LockedError, which says who has it as far as that is known, and that of the
+// context. A process of another user on the socket is an *AccessError.
 func Join(ctx context.Context, opts Options) (*Member, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -70,21 +74,46 @@ func Join(ctx context.Context, opts Options) (*Member, error) {
 	return m, nil
 }
 
-// enter waits until somebody serves.
+// enter waits until somebody serves, and answers.
 func (m *Member) enter(ctx context.Context) error {
+	var locked error // why the last attempt to serve failed
 	for {
 		err := m.serve(ctx)
-		if !errors.Is(err, ErrLocked) || m.opts.Exclusive {
+		switch {
+		case locked != nil && isOver(err):
+			return fmt.Errorf("%w: %w", locked, context.Cause(ctx))
+		case !errors.Is(err, ErrLocked) || m.opts.Exclusive:
 			return err
 		}
-		if c, err := dialSocket(m.opts.Dir); err == nil {
-			return errors.Join(c.Close(), m.agree())
+		locked = err
+		pid, err := knockSocket(ctx, m.opts.Dir)
+		switch {
+		case err == nil:
+			return m.agree()
+		case errors.Is(err, errSilent):
+			locked = &LockedError{Dir: m.opts.Dir, PID: cmp.Or(pid, readPID(m.opts.Dir)), Silent: true}
+		case errors.Is(err, ErrAccess):
+			return err
 		}
 		select {
 		case <-time.After(knockEvery):
 		case <-ctx.Done():
-			return fmt.Errorf("%w, and nobody answers: %w", err, context.Cause(ctx))
+			return fmt.Errorf("%w: %w", locked, context.Cause(ctx))
 		}
+	}
+}
+
+// isOver reports whether a start was interrupted and nothing of it is left.
+func isOver(err error) bool {
+	interrupted, ok := errors.AsType[*InterruptedError](err)
+	if !ok {
+		return false
+	}
+	select {
+	case <-interrupted.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -174,13 +203,26 @@ func (m *Member) takeOver() {
 		<-interrupted.Done()
 		return
 	}
-	if err != nil && !errors.Is(err, ErrLocked) {
-		m.opts.Logger.Error("nearkv: cannot serve the directory, trying again", "dir", m.opts.Dir, "error", err)
-		select {
-		case <-time.After(restartPause):
-		case <-m.life.Done():
-		}
+	if err == nil || errors.Is(err, ErrLocked) {
+		m.trouble.Store(nil)
+		return
 	}
+	if last := m.trouble.Swap(&err); last == nil || (*last).Error() != err.Error() {
+		m.opts.Logger.Error("nearkv: cannot serve the directory, trying again", "dir", m.opts.Dir, "error", err)
+	}
+	select {
+	case <-time.After(restartPause):
+	case <-m.life.Done():
+	}
+}
+
+// Trouble returns why this member could not serve the directory when it last had to; nil if it could, or
+// somebody else does. It tries again every second while nobody does.
+func (m *Member) Trouble() error {
+	if err := m.trouble.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // lookAfter brings a server back that cannot write: one that has switched JetStream off, or has given up a stream. Until the
@@ -221,6 +263,7 @@ func (m *Member) Dial(_, _ string) (net.Conn, error) {
 		m.knock()
 		return nil, fmt.Errorf("embedded: nobody serves %s: %w", m.opts.Dir, err)
 	}
+	m.trouble.Store(nil)
 	return c, nil
 }
 
@@ -232,10 +275,13 @@ func (m *Member) knock() {
 }
 
 // Probe tells whether the directory takes n bytes and a margin for what the server needs, by writing a file. The error is
-// that of the operating system.
+// that of the operating system, or why this member cannot serve the directory.
 func (m *Member) Probe(n int) (err error) {
 	if m.opts.Dir == "" {
 		return nil
+	}
+	if err := m.Trouble(); err != nil {
+		return err
 	}
 	f, err := os.CreateTemp(filepath.Join(m.opts.Dir, storeName), "probe-")
 	if err != nil {

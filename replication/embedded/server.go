@@ -49,21 +49,19 @@ var _ nats.InProcessConnProvider = (*Server)(nil)
 // the context's error and tells when the half-started server is gone.
 //
 // Other errors are *OptionsError (ErrInvalidOptions), before anything is touched; *LockedError (ErrLocked), at once, if
-// a server has the directory, here or in another process; *StartError (ErrStart), if the directory or the server cannot
-// be made ready. After these nothing of the start is left but directories that it made.
-//
-// A stream that the server cannot recover does not fail the start: the server warns, and runs without it.
+// a server has the directory, here or in another process; *AccessError (ErrAccess), if something in the directory cannot
+// be opened; *DamagedError (ErrDamaged), if something in it is not as it was written, or the server did not recover all
+// of it; *StartError (ErrStart), if the directory or the server cannot be made ready. After these nothing of the start is
+// left but directories that it made, and nothing that was there is lost.
 func Start(ctx context.Context, opts Options) (*Server, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
-		done := make(chan struct{})
-		close(done)
-		return nil, &InterruptedError{Err: err, done: done}
+		return nil, interruptedBefore(err)
 	}
-	home, err := openHome(opts.Dir, opts.Logger)
+	home, err := openHome(ctx, opts.Dir, opts.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -103,10 +101,30 @@ func (s *Server) boot(ctx context.Context) (*Server, error) {
 	case <-ctx.Done():
 		return nil, s.abandon(ctx.Err(), booted)
 	}
-	if err := s.bootError(); err != nil {
+	err := s.bootError()
+	if err == nil {
+		err = s.checkRecovered()
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Shutdown())
 	}
 	return s, nil
+}
+
+// checkRecovered makes sure that the server has all that was in the directory when it started. A voter gets what it lacks
+// from the others, and gives up what they do not have.
+func (s *Server) checkRecovered() error {
+	if s.home.report == nil || s.routes {
+		return s.home.settle()
+	}
+	missing, err := s.compareRecovered(s.home.report)
+	if err == nil && len(missing) > 0 {
+		err = &DamagedError{Dir: s.home.dir, Damage: missing}
+	}
+	if err != nil {
+		return err
+	}
+	return s.home.settle()
 }
 
 // awaitRoutes waits until others can come in, or the server has said that they cannot.

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 )
 
 const (
@@ -71,11 +73,66 @@ func listenSocket(dir string) (l *net.UnixListener, err error) {
 	return l, nil
 }
 
-// dialSocket connects to whoever listens. It fails at once if nobody does.
-func dialSocket(dir string) (c net.Conn, err error) {
+// dialSocket connects to whoever listens. It fails at once if nobody does, or somebody who must not.
+func dialSocket(dir string) (c *net.UnixConn, err error) {
 	err = inShort(dir, func(short string) error {
-		c, err = net.Dial("unix", filepath.Join(short, socketName))
+		c, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: filepath.Join(short, socketName), Net: "unix"})
 		return err
 	})
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPeer(c, dir); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// checkPeer makes sure that the server is of this user or of root, or, if this is root, of the owner of the directory.
+func checkPeer(c *net.UnixConn, dir string) error {
+	_, uid, ok := peerOf(c)
+	self := os.Geteuid()
+	if !ok || uid == self || uid == 0 {
+		return nil
+	}
+	if info, err := os.Stat(dir); err == nil && self == 0 {
+		if owner, ok := ownerOf(info); ok && owner == uid {
+			return nil
+		}
+	}
+	return &AccessError{Path: filepath.Join(dir, socketName), Reason: fmt.Sprintf("is served by a process of user %d, and this one runs as user %d", uid, self)}
+}
+
+// errSilent says that somebody listens and does not answer.
+var errSilent = errors.New("embedded: no answer")
+
+// answerWithin is how long a server may take to greet. It does so at once, unless its process is halted.
+const answerWithin = 2 * time.Second
+
+// knockSocket finds out whether a server answers on the socket. The process that listens there is known also if it
+// does not answer.
+func knockSocket(ctx context.Context, dir string) (pid int, err error) {
+	c, err := dialSocket(dir)
+	if isQueueFull(err) {
+		return 0, errSilent
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = c.Close() }() // it was only a question
+	pid, _, _ = peerOf(c)
+	end := time.Now().Add(answerWithin)
+	if limit, ok := ctx.Deadline(); ok && limit.Before(end) {
+		end = limit
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now()) })
+	defer stop()
+	if err := c.SetReadDeadline(end); err != nil {
+		return pid, err
+	}
+	_, err = c.Read(make([]byte, 1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return pid, errSilent
+	}
+	return pid, err
 }

@@ -36,7 +36,7 @@ func TestFailedStart(t *testing.T) {
 			if err := tc.put(obstacle); err != nil {
 				t.Fatal(err)
 			}
-			_ = wantStartError(t, dir)
+			wantStartError(t, dir)
 			if err := os.Remove(obstacle); err != nil {
 				t.Fatal(err)
 			}
@@ -46,25 +46,28 @@ func TestFailedStart(t *testing.T) {
 }
 
 // wantStartError also checks that nothing keeps running.
-func wantStartError(t *testing.T, dir string) *embedded.StartError {
+func wantStartError(t *testing.T, dir string) {
 	t.Helper()
 	before := goleak.IgnoreCurrent()
 	log := newRecords("")
 	_, err := embedded.Start(t.Context(), embedded.Options{Dir: dir, Logger: log.logger()})
 	wantErrorIs(t, err, embedded.ErrStart)
 	var failed *embedded.StartError
-	if !errors.As(err, &failed) || failed.Reason == "" {
-		t.Fatalf("error is %v, want a StartError with a reason", err)
+	var access *embedded.AccessError
+	if !(errors.As(err, &failed) && failed.Reason != "") && !(errors.As(err, &access) && access.Reason != "" && access.Path != "") {
+		t.Fatalf("error is %v, want one with a reason", err)
 	}
 	goleak.VerifyNone(t, before)
-	return failed
 }
 
 // A fatal error of the server arrives as it was said.
 func TestStartErrorQuotesServer(t *testing.T) {
 	dir := t.TempDir()
-	obstruct(t, dir)
-	failed := wantStartError(t, dir)
+	_, err := startObstructed(t, dir)
+	var failed *embedded.StartError
+	if !errors.As(err, &failed) {
+		t.Fatalf("error is %v, want a StartError", err)
+	}
 	if want := "Can't start JetStream: storage directory is not a directory"; failed.Reason != want {
 		t.Errorf("reason is %q, want %q", failed.Reason, want)
 	}
@@ -73,15 +76,21 @@ func TestStartErrorQuotesServer(t *testing.T) {
 	}
 }
 
-// obstruct puts a file where the server wants its directory.
-func obstruct(t *testing.T, dir string) {
+// startObstructed puts a file in the place of the server's directory just before the server looks there.
+func startObstructed(t *testing.T, dir string) (*records, error) {
 	t.Helper()
-	if err := os.Mkdir(filepath.Join(dir, "nats"), 0o700); err != nil {
+	log := newRecords("Starting nats-server")
+	obstructed := make(chan error, 1)
+	go func() {
+		<-log.reached
+		obstructed <- os.WriteFile(filepath.Join(dir, "nats", "jetstream"), nil, 0o600)
+		close(log.release)
+	}()
+	_, err := embedded.Start(t.Context(), embedded.Options{Dir: dir, Logger: log.logger()})
+	if err := <-obstructed; err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "nats", "jetstream"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	return log, err
 }
 
 func TestSecondStartIsLocked(t *testing.T) {

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/kvstore"
 	"github.com/nearkv/nearkv/replication/embedded"
 )
 
@@ -79,7 +82,7 @@ func (c *cli) showCheck(r *embedded.Report) error {
 }
 
 func (c *cli) repairCommand() *cobra.Command {
-	var dry bool
+	var dry, accept bool
 	cmd := &cobra.Command{
 		Use:   "repair [DIR]",
 		Short: "Save what is whole in a damaged directory",
@@ -93,6 +96,11 @@ whole namespace again. A line is written for each part of a file without a recor
 and for each key that is known to be missing. With --dry-run nothing is written but
 these lines.
 
+Where records of a namespace are gone and leave no trace in the files, the Stores of
+the directory know, and stay Degraded. With --accept the loss is accepted for the
+namespace (--namespace), which is created again if nothing of it is left; nothing
+else is done.
+
 With --json: {"dir":"...","aside":"...","streams":[{"name":"KV_app","written":7,
 "lost":[{"path":"...","offset":7,"reason":"..."}],"missing":["$KV.app.key"],
 "skipped":"","unsure":false}]}`,
@@ -101,6 +109,9 @@ With --json: {"dir":"...","aside":"...","streams":[{"name":"KV_app","written":7,
 			dir, err := c.directory(args)
 			if err != nil {
 				return err
+			}
+			if accept {
+				return c.acceptLoss(cmd.Context(), dir)
 			}
 			report, err := embedded.Repair(cmd.Context(), dir, embedded.RepairOptions{DryRun: dry, Logger: c.logger()})
 			if err != nil {
@@ -114,7 +125,23 @@ With --json: {"dir":"...","aside":"...","streams":[{"name":"KV_app","written":7,
 		},
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only report what would be saved and what is lost")
+	cmd.Flags().BoolVar(&accept, "accept", false, "accept that records of the namespace are gone")
 	return cmd
+}
+
+// acceptLoss opens the namespace once, and says so to all later ones.
+func (c *cli) acceptLoss(ctx context.Context, dir string) error {
+	if c.namespace == "" {
+		c.namespace = os.Getenv("NEARKV_NAMESPACE")
+	}
+	ctx, cancel, work := c.wait(ctx)
+	defer cancel(nil)
+	defer work.stop()
+	s, err := kvstore.Open(ctx, c.namespace, kvstore.Options{Dir: dir, AcceptLoss: true, CacheBytes: noValues, Logger: c.logger()})
+	if err != nil {
+		return err
+	}
+	return s.Close()
 }
 
 func (c *cli) showRepair(r *embedded.RepairReport) {

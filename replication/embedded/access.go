@@ -35,7 +35,7 @@ func checkDir(dir string) error {
 	if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 && hasOwners {
 		return &AccessError{Path: dir, Reason: "is writable by every user; use a directory in it, or take that away with chmod o-w"}
 	}
-	for name, want := range map[string]fs.FileMode{storeName: fs.ModeDir, lockName: 0, socketName: fs.ModeSocket} {
+	for name, want := range map[string]fs.FileMode{storeName: fs.ModeDir, "witness": fs.ModeDir, lockName: 0, socketName: fs.ModeSocket} {
 		if err := checkEntry(filepath.Join(dir, name), want); err != nil {
 			return err
 		}

@@ -91,7 +91,8 @@ func jsonValueOf(e kvstore.Entry) jsonValue {
 	return v
 }
 
-// completeKey completes keys, of a namespace that can be opened soon.
+// completeKey completes keys, of a namespace that can be opened soon. It offers only
+// plain ones.
 func (c *cli) completeKey(cmd *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
 	const most = 100
 	keys := []string{}
@@ -103,6 +104,9 @@ func (c *cli) completeKey(cmd *cobra.Command, args []string, begin string) ([]st
 		for k, err := range s.Keys(begin) {
 			if err != nil {
 				return err
+			}
+			if !plain(k.Name) {
+				continue
 			}
 			if keys = append(keys, k.Name); len(keys) == most {
 				break

@@ -53,7 +53,7 @@
 // # Time
 //
 // --timeout (30 s) bounds the wait for the store; of long work, the time without
-// progress. SIGINT and SIGTERM end a command cleanly, a second one at once.
+// progress. SIGINT, SIGTERM and SIGHUP end a command cleanly, a second signal at once.
 //
 // # Exit status
 //

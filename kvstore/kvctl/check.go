@@ -73,7 +73,7 @@ func (c *cli) showCheck(r *embedded.Report) error {
 		return c.out.json(r)
 	}
 	for _, d := range r.Damage {
-		fmt.Fprintln(c.out, c.out.name(d.String()))
+		fmt.Fprintln(c.out, c.out.cell(d.String()))
 	}
 	for _, s := range r.Streams {
 		c.note("%s: %d records in %d blocks, up to revision %d", s.Name, s.Messages, s.Blocks, s.Last)
@@ -147,10 +147,10 @@ func (c *cli) acceptLoss(ctx context.Context, dir string) error {
 func (c *cli) showRepair(r *embedded.RepairReport) {
 	for _, s := range r.Streams {
 		for _, d := range s.Lost {
-			fmt.Fprintf(c.out, "lost: %s\n", c.out.name(d.String()))
+			fmt.Fprintf(c.out, "lost: %s\n", c.out.cell(d.String()))
 		}
 		for _, subject := range s.Missing {
-			fmt.Fprintf(c.out, "missing: %s\n", c.out.name(keyOf(s.Name, subject)))
+			fmt.Fprintf(c.out, "missing: %s\n", c.out.cell(keyOf(s.Name, subject)))
 		}
 		switch {
 		case s.Skipped != "":

@@ -59,6 +59,25 @@ func (s *stream) name(key string) string {
 	return key
 }
 
+// cell returns a key or another text as a table and a line have it: quoted if it could
+// tear the row, or be taken for a quoted one.
+func (s *stream) cell(text string) string {
+	if strings.HasPrefix(text, `"`) || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+		return strconv.Quote(text)
+	}
+	return s.name(text)
+}
+
+// metadata returns metadata as a table has it: on one line, with control characters
+// escaped.
+func (s *stream) metadata(raw json.RawMessage) string {
+	var line bytes.Buffer
+	if json.Compact(&line, raw) != nil {
+		return s.cell(string(raw))
+	}
+	return string(appendEscaped(nil, line.Bytes(), unicode.IsControl, escapeJSON))
+}
+
 // json writes a value as one line.
 func (s *stream) json(v any) error {
 	data, err := marshal(v)

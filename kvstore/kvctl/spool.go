@@ -19,14 +19,16 @@ type input struct {
 // openInput opens a file, or stdin for "-". What can be read only once is copied
 // to a temporary file first.
 func (c *cli) openInput(name string) (*input, error) {
-	f := c.in
-	if name != "-" {
-		var err error
-		if f, err = os.Open(name); err != nil {
-			return nil, err
-		}
-	} else {
+	var f *os.File
+	var err error
+	if name == "-" {
 		name = "stdin"
+		f, err = c.stdin()
+	} else {
+		f, err = os.Open(name)
+	}
+	if err != nil {
+		return nil, err
 	}
 	info, err := f.Stat()
 	switch {
@@ -60,4 +62,12 @@ func spool(r io.Reader) (*input, error) {
 func (in *input) again() (io.Reader, error) {
 	_, err := in.Seek(0, io.SeekStart)
 	return in.ReadSeekCloser, err
+}
+
+// stdin returns the standard input. A closed one is no empty one.
+func (c *cli) stdin() (*os.File, error) {
+	if isClosed(c.in) {
+		return nil, errors.New("stdin is closed; what is to be read as empty is " + os.DevNull)
+	}
+	return c.in, nil
 }

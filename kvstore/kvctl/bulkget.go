@@ -89,11 +89,11 @@ func (c *cli) member(s *session, key string, first bool) error {
 	if err != nil {
 		return err
 	}
-	name, err := marshal(key)
+	name, err := c.out.marshal(key)
 	if err != nil {
 		return err
 	}
-	text, err := marshal(value)
+	text, err := c.out.marshal(value)
 	if err != nil {
 		return err
 	}

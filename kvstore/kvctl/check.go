@@ -154,14 +154,14 @@ func (c *cli) showRepair(r *embedded.RepairReport) {
 		}
 		switch {
 		case s.Skipped != "":
-			fmt.Fprintf(c.out, "%s: nothing was saved: %s\n", s.Name, s.Skipped)
+			fmt.Fprintf(c.out, "%s: nothing was saved: %s\n", c.out.cell(s.Name), c.out.shown(s.Skipped))
 		case s.Unsure:
-			fmt.Fprintf(c.out, "%s: a value may be older than the last one, and a deleted key may be there again, where a later record was lost\n", s.Name)
+			fmt.Fprintf(c.out, "%s: a value may be older than the last one, and a deleted key may be there again, where a later record was lost\n", c.out.cell(s.Name))
 		}
-		fmt.Fprintf(c.out, "%s: %d records saved\n", s.Name, s.Written)
+		fmt.Fprintf(c.out, "%s: %d records saved\n", c.out.cell(s.Name), s.Written)
 	}
 	if r.Aside != "" {
-		fmt.Fprintf(c.out, "the old store is now %s\n", r.Aside)
+		fmt.Fprintf(c.out, "the old store is now %s\n", c.out.cell(r.Aside))
 	}
 }
 

@@ -38,7 +38,9 @@
 // # Output
 //
 // stdout has data and nothing else; everything for people goes to stderr. get
-// writes the bytes of the value, with no newline added but on a terminal. --json
+// writes the bytes of the value, with no newline added but on a terminal. On a
+// terminal, what would act on it (escape sequences, controls, marks of direction) is
+// escaped, in JSON as \u001b; in pipes and files all bytes are exact. --json
 // is there for every command; a list is that of wrangler, one element a line.
 // Expirations are in unix seconds there, rounded up. Colours and progress bars
 // are for terminals only, colours not with NO_COLOR.

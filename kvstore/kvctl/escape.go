@@ -3,10 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // acts reports whether a terminal could act on a character, or show nothing for it:
@@ -64,6 +67,14 @@ func (s *stream) shownJSON(text []byte) []byte {
 	return appendEscaped(nil, text, acts, escapeJSON)
 }
 
+// writerTo returns a writer of JSON for a file that may be a terminal.
+func writerTo(f *os.File) io.Writer {
+	if !term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return &visible{Writer: f, escape: escapeJSON}
+}
+
 // visible is a writer for a terminal.
 type visible struct {
 	io.Writer
@@ -82,9 +93,11 @@ func (v *visible) Write(p []byte) (int, error) {
 			break
 		}
 	}
-	_, err := v.Writer.Write(appendEscaped(nil, text[:whole], acts, v.escape))
+	if _, err := v.Writer.Write(appendEscaped(nil, text[:whole], acts, v.escape)); err != nil {
+		return 0, err
+	}
 	v.begun = append([]byte(nil), text[whole:]...)
-	return len(p), err
+	return len(p), nil
 }
 
 // end writes the character that was cut.

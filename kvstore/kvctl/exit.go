@@ -55,11 +55,10 @@ func (c *cli) report(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		status = exitInterrupted
 	}
-	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: "))
+	c.sayLabeled(red, "kvctl:", "%s", strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: "))
 	if hint := hintOf(err, status); hint != "" {
-		fmt.Fprintf(c.err, "%s\n", hint)
+		c.say("%s", hint)
 	}
-	_ = c.err.Flush() // there is nobody left to tell
 	return status
 }
 

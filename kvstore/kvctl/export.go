@@ -71,7 +71,7 @@ func (c *cli) export(s *session, name, format string, skip bool) error {
 		opts = append(opts, kvstore.SkipDamaged(func(err *kvstore.ValueError) { c.sayDamaged(err) }))
 	}
 	if name == "-" {
-		info, err := c.exportTo(s, c.out.file, format, opts)
+		info, err := c.exportTo(s, writerTo(c.out.file), format, opts)
 		return errors.Join(err, skipped(info.Skipped))
 	}
 	info, err := c.exportFile(s, name, format, opts)
@@ -86,7 +86,7 @@ func (c *cli) export(s *session, name, format string, skip bool) error {
 
 // sayDamaged tells of an entry that is left out.
 func (c *cli) sayDamaged(err error) {
-	c.say("%s left out: %s", c.err.colored(red, "kvctl:"), strings.TrimPrefix(err.Error(), "kvstore: "))
+	c.sayLabeled(red, "kvctl:", "left out: %s", strings.TrimPrefix(err.Error(), "kvstore: "))
 }
 
 // skipped is how a command ends that left entries out.

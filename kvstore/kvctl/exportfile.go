@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -38,8 +39,8 @@ func resolve(name string) (string, error) {
 	const most = 40 // as the system follows
 	for range most {
 		to, err := os.Readlink(name)
-		if err != nil {
-			return name, nil //nolint:nilerr // it is no link: what else is wrong with it, its use tells
+		if err != nil { // it is no link; if it is unusable, opening it says so
+			return name, nil
 		}
 		if !filepath.IsAbs(to) {
 			to = filepath.Dir(name) + string(filepath.Separator) + to // not Join: what .. is depends on links before it
@@ -83,7 +84,11 @@ func (c *cli) exportThrough(s *session, name, format string, mode fs.FileMode, o
 		return info, errors.Join(errArchiveOnTerminal, f.Close())
 	}
 	defer context.AfterFunc(s.ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })() // of a pipe that nobody empties
-	info, err = c.exportTo(s, f, format, opts)
+	var w io.Writer = f
+	if mode&fs.ModeCharDevice != 0 {
+		w = writerTo(f)
+	}
+	info, err = c.exportTo(s, w, format, opts)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = context.Cause(s.ctx)
 	}

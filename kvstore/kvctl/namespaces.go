@@ -30,7 +30,7 @@ With --json: [{"name":"app"}]`,
 			list := &jsonList{out: c.out}
 			for _, name := range names {
 				if !c.json {
-					_, err = c.out.WriteString(name + "\n")
+					_, err = c.out.WriteString(c.out.name(name) + "\n")
 				} else {
 					err = list.add(map[string]string{"name": name})
 				}

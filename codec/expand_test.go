@@ -195,6 +195,16 @@ func TestLayout(t *testing.T) {
 			t.Errorf("field %s: %+v", name, f)
 		}
 	}
+	type inArray struct {
+		_msgpack struct{} `msgpack:",as_array"` //nolint:unused // the library looks for it
+		Before   bool
+		address
+		Rows []bulky
+	}
+	data := append([]byte("\x94\xc2\xa1a\x01\xdd\x00\x0f\x42\x40"), bytes.Repeat([]byte{0xc0}, 1_000_000)...)
+	if _, err := MsgPack[inArray]().Decode(data); !errors.Is(err, ErrExpands) {
+		t.Error(err)
+	}
 	if l := layoutOf[person](&jsonDialect); l.under([]byte("NAME"), &jsonDialect) == nil || l.under([]byte("none"), &jsonDialect) != nil {
 		t.Error("fields of JSON have any case")
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -50,7 +51,7 @@ type layout struct {
 	least int64   // what a slice or a pointer in one byte of data costs, at most, in all types that can be reached from here
 
 	fields map[string]*layout // of a struct, by the names that data has for them
-	order  []*layout          // the same, as they are in the struct
+	order  []*layout          // the same, as an array has them: those of an embedded struct in its place
 	inner  int64              // what is allocated with the struct: others that it embeds by pointer
 }
 
@@ -163,6 +164,7 @@ func (b *layoutBuilder) layout(t reflect.Type) *layout {
 	case reflect.Struct:
 		l.fields = make(map[string]*layout)
 		b.addFields(l, t, nil)
+		l.order = b.inOrder(t, nil)
 	}
 	return l
 }
@@ -189,7 +191,6 @@ func (b *layoutBuilder) addFields(l *layout, t reflect.Type, outer []reflect.Typ
 			name = field.Name
 		}
 		inside := b.layout(field.Type)
-		l.order = append(l.order, inside)
 		b.addField(l, name, inside)
 		if _, alias, ok := strings.Cut(rest, "alias:"); ok {
 			alias, _, _ = strings.Cut(alias, ",")
@@ -218,16 +219,29 @@ func (b *layoutBuilder) embed(l *layout, t reflect.Type, outer []reflect.Type) {
 		t = t.Elem()
 		l.inner += int64(t.Size())
 	}
-	for _, o := range outer {
-		if o == t {
-			return
+	if t.Kind() == reflect.Struct && !slices.Contains(outer, t) {
+		b.addFields(l, t, outer)
+	}
+}
+
+// inOrder returns the layouts of the fields of t as they are in an array.
+func (b *layoutBuilder) inOrder(t reflect.Type, outer []reflect.Type) (order []*layout) {
+	outer = append(outer[:len(outer):len(outer)], t)
+	for field := range t.Fields() {
+		embedded := field.Type
+		if embedded.Kind() == reflect.Pointer {
+			embedded = embedded.Elem()
+		}
+		name, _, _ := strings.Cut(field.Tag.Get(b.tag), ",")
+		switch {
+		case name == "-" || !field.IsExported() && !field.Anonymous:
+		case field.Anonymous && embedded.Kind() == reflect.Struct && !b.decodesItself(embedded) && !slices.Contains(outer, embedded):
+			order = append(order, b.inOrder(embedded, outer)...)
+		default:
+			order = append(order, b.layout(field.Type))
 		}
 	}
-	if t.Kind() == reflect.Struct {
-		order := l.order
-		b.addFields(l, t, outer)
-		l.order = append(order, l.order[len(order):]...)
-	}
+	return order
 }
 
 // pointed spends what the pointers of a layout cost that lead to a value, and returns the layout of what they point at.

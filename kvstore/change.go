@@ -44,9 +44,9 @@ func (c *change) lifetime(ctx context.Context) (context.Context, func()) {
 	if c.expires == 0 {
 		return ctx, func() {}
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(time.Until(time.UnixMilli(c.expires)), func() { cancel(errLate) })
-	return ctx, func() { timer.Stop(); cancel(nil) }
+	life := newTimeContext(ctx)
+	timer := time.AfterFunc(time.Until(time.UnixMilli(c.expires)), func() { life.finish(errLate) })
+	return life, func() { timer.Stop(); life.finish(context.Canceled) }
 }
 
 // lapse returns the error of a write that ended with err, maybe after its entry had

@@ -47,6 +47,7 @@ func TestDamage(t *testing.T) {
 			d.bits, d.all = bits, all
 			d.run()
 			t.Logf("damage after %s: seed %d: %d stores opened: %s; at most %d MiB of memory", end, seed, d.opened, d.counts, d.peak>>20)
+			t.Logf("soak: opened=%d right=%d told=%d", d.opened, d.counts["right"], d.counts.told())
 		})
 	}
 }
@@ -247,6 +248,18 @@ type damager struct {
 
 // outcomes counts verdicts.
 type outcomes map[string]int
+
+// told returns how often the Store has said that something is wrong.
+func (o outcomes) told() (n int) {
+	for name, times := range o {
+		switch name {
+		case "right", "silent", "hung", "untyped", "dead", "memory", "known to be silent until there is a witness":
+		default:
+			n += times
+		}
+	}
+	return n
+}
 
 func (o outcomes) String() string {
 	var parts []string

@@ -105,6 +105,22 @@
 // the log until their context ends. What was sent and not acknowledged is
 // looked up and resolved; what cannot be is ErrIndeterminate.
 //
+// # What does not pass by itself
+//
+// A call does not wait for what only somebody else can mend: it ends at once with
+// ErrForbidden, ErrLimit, ErrRefused, ErrUnsupported, ErrNoSpace, ErrTooLarge or
+// ErrDisconnected, and Status says why the replica does not follow the log
+// (TestForbiddenForAWhile, TestRefusedForGood, TestConnectionClosedForGood). The
+// replica looks every CheckInterval whether it has been mended, except where the
+// connection is closed for good: then open another Store. A write without a deadline
+// ends after Options.WriteTimeout (TestWriteTimeout).
+//
+// What the user of a connection may not publish only the connection's error handler
+// is told. While a Store is open it wraps that handler, also that of Options.Conn,
+// which is called as before and is set again by Close unless it was changed meanwhile
+// (TestForbiddenHandler). Whoever sets another handler on an open Conn has to call the
+// one that was there, or forbidden calls wait for their contexts.
+//
 // # When the log is not what it was
 //
 // A stream that was deleted and made anew, rolled back, restored or purged is

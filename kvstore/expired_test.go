@@ -73,7 +73,7 @@ func TestExpiredBeforeAcknowledgement(t *testing.T) {
 		for kind, write := range expiringWrites {
 			for name, trouble := range troubles {
 				b.lab(kind+", "+name, func(l *lab) {
-					s, w := l.open(Options{})
+					s, w := l.open(Options{WriteTimeout: -1})
 					l.put(s, "other", "old")
 					old := l.put(s, "k", "old")
 					before := time.Now()
@@ -126,7 +126,7 @@ func TestLockHasOneHolder(t *testing.T) {
 		var holders sync.WaitGroup
 		end := time.Now().Add(time.Hour)
 		for id := range 3 {
-			s, w := l.open(Options{})
+			s, w := l.open(Options{WriteTimeout: -1})
 			wires = append(wires, w)
 			holders.Go(func() {
 				random := rand.New(rand.NewPCG(*faultSeed, uint64(id)))
@@ -198,7 +198,7 @@ func TestImportExpiresOnTheWay(t *testing.T) {
 	inBubble(t, func(b bubble) {
 		for name, imported := range files {
 			b.lab(name, func(l *lab) {
-				s, w := l.open(Options{})
+				s, w := l.open(Options{WriteTimeout: -1})
 				l.put(s, "k", "old")
 				l.put(s, "changed", "old")
 				cut := readerFunc(func([]byte) (int, error) {
@@ -251,7 +251,7 @@ func archiveRest(l *lab) io.Reader {
 // Nothing is sent of a pair that has expired while others were under way.
 func TestExpiredIsNotSent(t *testing.T) {
 	inLab(t, func(l *lab) {
-		s, w := l.open(Options{})
+		s, w := l.open(Options{WriteTimeout: -1})
 		late := func(yield func(Pair) bool) {
 			if !yield(Pair{Key: "a", Value: []byte("x")}) {
 				return

@@ -177,7 +177,7 @@ func TestLargeBrokenReader(t *testing.T) {
 // again; else nothing is written.
 func TestLargeCut(t *testing.T) {
 	inLab(t, func(l *lab) {
-		s, w := l.open(Options{})
+		s, w := l.open(Options{WriteTimeout: -1})
 		value := largeValue("cut", 4<<20)
 		cutAt := func(r io.ReadSeeker) io.ReadSeeker { return &cutter{ReadSeeker: r, wire: w, left: 1 << 20} }
 		_, err := s.PutFrom(l.ctx, "seeker", cutAt(strings.NewReader(value)))
@@ -191,7 +191,7 @@ func TestLargeCut(t *testing.T) {
 			t.Error(err)
 		}
 		w.setDown(true)
-		time.AfterFunc(time.Minute, func() { w.setDown(false) })
+		time.AfterFunc(DefaultWriteTimeout/2, func() { w.setDown(false) })
 		l.put(s, "put", value)
 		l.want(s, "put", value)
 	})

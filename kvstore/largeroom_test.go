@@ -76,7 +76,7 @@ func TestLargeClose(t *testing.T) {
 // and its object removed before its writer looks: it is uploaded again.
 func TestLargeIsUploadedAgain(t *testing.T) {
 	inLab(t, func(l *lab) {
-		s, w := l.open(Options{CacheBytes: -1})
+		s, w := l.open(Options{CacheBytes: -1, WriteTimeout: -1})
 		other, _ := l.open(Options{CacheBytes: -1})
 		l.put(s, "key", "old")
 		value := largeValue("first", largeSize)

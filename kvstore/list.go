@@ -138,12 +138,18 @@ func newCursor(prefix, last string) string {
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "1 %d %s", len(prefix), last))
 }
 
+// maxCursor is the length of the longest cursor.
+var maxCursor = base64.RawURLEncoding.EncodedLen(len("1 512 ") + codec.MaxKeyLen)
+
 func parseCursor(cursor, prefix string) (after string, err error) {
 	if cursor == "" {
 		return "", nil
 	}
 	refuse := func(why string) (string, error) {
 		return "", fmt.Errorf("%w: Cursor %s", ErrInvalidOptions, why)
+	}
+	if len(cursor) > maxCursor { // before it costs memory: anybody may have made it
+		return refuse("is malformed")
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -79,6 +80,25 @@ func TestCursorMalformed(t *testing.T) {
 		if after, err := parseCursor(cursor, ""); !errors.Is(err, ErrInvalidOptions) {
 			t.Errorf("%q means %q, %v", cursor, after, err)
 		}
+	}
+}
+
+// A cursor that is longer than any can be costs nothing to refuse.
+func TestCursorTooLong(t *testing.T) {
+	long := strings.Repeat("k", codec.MaxKeyLen)
+	if n := len(newCursor(long, long)); n != maxCursor {
+		t.Errorf("the longest cursor has %d bytes, not %d", n, maxCursor)
+	}
+	huge := newCursor("", strings.Repeat("k", 100<<20))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := parseCursor(huge, "")
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, ErrInvalidOptions) {
+		t.Error(err)
+	}
+	if cost := after.TotalAlloc - before.TotalAlloc; cost > 1<<20 {
+		t.Errorf("to refuse it cost %d bytes", cost)
 	}
 }
 

@@ -52,7 +52,8 @@ type Options struct {
 	// overruled.
 	NATS []nats.Option
 	// Conn is an existing connection. It stays the caller's: Close leaves it
-	// open. It must not be closed before the Store.
+	// open. It must not be closed before the Store: then calls are ErrDisconnected. Its
+	// error handler is wrapped while a Store is open; see "What does not pass by itself".
 	Conn *nats.Conn
 
 	// Domain is the JetStream domain of the log, where it is not that of the server

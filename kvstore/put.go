@@ -17,13 +17,14 @@ import (
 // round trip to the log's leader. Puts of one key that overlap happen in either
 // order.
 //
-// While the log cannot be reached, Put tries until the context ends, or until the
-// entry would have expired.
+// While the log cannot be reached, Put tries until the context ends or, if that has no
+// deadline, until Options.WriteTimeout is over, and no longer than until the entry
+// expires. What does not pass by itself is an error at once.
 //
 // Errors before anything is sent: ErrInvalidKey, ErrTooLarge,
 // ErrInvalidMetadata, ErrInvalidExpiry, ErrInvalidOptions, ErrUnsupported (a TTL
 // in a bucket without TTLs), ErrClosed. Then: ErrConflict, ErrNoSpace,
-// ErrUnavailable, ErrOverloaded; with these, too, nothing was written.
+// ErrForbidden, ErrLimit, ErrRefused, ErrDisconnected, ErrUnavailable, ErrOverloaded; with these, too, nothing was written.
 // ErrIndeterminate: it may have been. ErrExpired: the entry has an expiry, and that
 // came before the acknowledgement; then nobody can see it. Where the context ended, the error is
 // that of the context as well.

@@ -67,7 +67,9 @@ func (n *stats) wrote(err error) {
 //
 // Errors: ErrInvalidNamespace and ErrInvalidOptions before anything is done;
 // ErrLocked (at once only with Exclusive), ErrDirAccess, ErrDirDamaged and ErrStart with Dir; ErrUnsupported for a bucket of others that
-// is not laid out as one; ErrNoNamespace only with MustExist; ErrUnavailable when ctx ended first.
+// is not laid out as one; ErrNoNamespace only with MustExist; ErrForbidden, ErrLimit
+// and ErrRefused when the server does not permit it, has a limit that is reached, or refuses;
+// ErrUnavailable when ctx ended first.
 func Open(ctx context.Context, namespace string, opts Options) (*Store, error) {
 	s, err := openNamespace(ctx, namespace, opts)
 	return s, failed("open", namespace, err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
@@ -54,6 +55,7 @@ type Feed struct {
 	cursor   cursor
 	restart  string    // why the next attach must be a resync
 	askedAt  time.Time // when the view that is awaited was asked for
+	lookedAt time.Time // when the view was asked for that told the end of the log, cursor.target
 	askAgain bool      // when it has come
 	viewed   bool      // a view has come since the last tick
 	silent   int       // ticks in a row without a view, or without a sign of the tap
@@ -127,6 +129,7 @@ var errAgain = errors.New("follow again")
 // attach looks at the log, decides where to follow from and starts to.
 func (f *Feed) attach(ctx context.Context) (*tap, error) {
 	head := f.head.Load() // known of, also where reading the log anew has just begun
+	looked := time.Now()
 	view, err := f.log.view(ctx)
 	if err != nil {
 		return nil, err
@@ -135,6 +138,7 @@ func (f *Feed) attach(ctx context.Context) (*tap, error) {
 		return nil, fmt.Errorf("replication: %w: the leader is behind the replica", ErrUnavailable)
 	}
 	what, why := f.cursor.attach(view)
+	f.lookedAt = looked
 	if f.restart != "" {
 		what, why = resync, f.restart
 	}
@@ -268,7 +272,8 @@ type Landmark struct {
 func (f *Feed) sight(ctx context.Context, l landmark, view View) (sighting, error) {
 	s := sighting{now: view.Taken.UnixMilli()}
 	m, err := f.log.loadLeader(ctx, revisionQuery(l.revision)) // a mirror may have what the log has lost
-	if err == nil && m.Subject == l.subject && m.Stored.UnixNano() == l.stored {
+	legible := utf8.ValidString(l.subject) // the leader answers in JSON
+	if err == nil && (m.Subject == l.subject || !legible) && m.Stored.UnixNano() == l.stored {
 		s.same = true
 		return s, nil
 	}
@@ -574,6 +579,9 @@ func (f *Feed) publish() {
 
 // settle sets the state of a feed that is attached.
 func (f *Feed) settle() {
+	if f.cursor.live && f.cursor.visible() >= f.cursor.target {
+		f.freshen(f.lookedAt) // before it is Live, which Open waits for
+	}
 	switch {
 	case !f.cursor.live:
 		f.setState(Syncing, "following the log")

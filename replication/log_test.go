@@ -69,7 +69,7 @@ func TestOpenCreates(t *testing.T) {
 		want := jetstream.StreamConfig{
 			Name: "KV_test", Description: "nearkv namespace test", Subjects: []string{"$KV.test.>"},
 			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: 1,
-			MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxBytes: -1, MaxConsumers: -1, MaxAge: 0,
+			MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxBytes: -1, MaxConsumers: manyConsumers, MaxAge: 0,
 			MaxMsgSize: 26_214_400 + 4096, Discard: jetstream.DiscardNew, Duplicates: time.Second,
 			AllowDirect: true, AllowMsgTTL: true, AllowAtomicPublish: true, AllowBatchPublish: true,
 			AllowRollup: false, DenyDelete: true, DenyPurge: true,

@@ -39,8 +39,7 @@ var jobs = []job{
 	{name: "model of the index", pkg: "kvstore", tests: "^TestIndexModel$"},
 	{name: "model of the cursor", pkg: "replication", tests: "^TestCursor"},
 	{name: "hostile neighbours", pkg: "kvstore", tests: "^TestNeighbours", seed: "NEARKV_SEED="},
-	{name: "damaged stores", pkg: "kvstore", tests: "^TestDamage", seed: "NEARKV_SEED=", env: []string{"NEARKV_DAMAGE=1"}},
-	{name: "damaged directories", pkg: "replication/embedded", tests: "^TestDamage", seed: "NEARKV_SEED=", env: []string{"NEARKV_DAMAGE=1"}},
+	{name: "damaged stores", pkg: "kvstore", tests: "^TestDamage$", seed: "NEARKV_SEED=", env: []string{"NEARKV_DAMAGE=6"}},
 }
 
 // fuzzPackages are those with fuzz targets.

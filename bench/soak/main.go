@@ -36,6 +36,9 @@ func main() {
 	}
 }
 
+// open is the mode of directories that tests use, some of which run processes of another user.
+const open = 0o755
+
 func run(ctx context.Context, length time.Duration, out, only string) error {
 	pattern, err := regexp.Compile(only)
 	if err != nil {
@@ -50,6 +53,9 @@ func run(ctx context.Context, length time.Duration, out, only string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(bin) }()
+	if err := os.Chmod(bin, open); err != nil {
+		return err
+	}
 	s := &soak{bin: bin, out: out, total: total}
 	if err := s.build(ctx, pattern); err != nil {
 		return err

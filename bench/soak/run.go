@@ -180,6 +180,9 @@ func (s *soak) execute(ctx context.Context, j *job, seed uint32) ([]byte, error)
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(temp) }()
+	if err := os.Chmod(temp, open); err != nil {
+		return nil, err
+	}
 	cmd := exec.CommandContext(ctx, s.path(j.pkg, j.fuzz), args...)
 	cmd.Dir = j.pkg
 	cmd.Env = append(append(os.Environ(), "GOMAXPROCS=1", "TMPDIR="+temp), env...)

@@ -78,7 +78,7 @@ may be in use by other processes, or of a NATS server (--url).
 
 Environment:
   NEARKV_DIR, NEARKV_URL, NEARKV_NAMESPACE   where the flags are not given
-  NEARKV_CREDS, NEARKV_USER, NEARKV_PASSWORD
+  NEARKV_CREDS, NEARKV_USER, NEARKV_PASSWORD, NEARKV_DOMAIN, NEARKV_API_PREFIX
   NO_COLOR                                   no colours on a terminal either
 
 Exit status:

@@ -104,18 +104,34 @@ func TestHangup(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for entries := 0; entries == 0; {
-			list, err := os.ReadDir(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			entries = len(list)
-		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		untilFile(t, dir, ended)
 		_ = cmd.Process.Signal(syscall.SIGHUP) // if it has not ended
-		if _ = cmd.Wait(); cmd.ProcessState.ExitCode() == exitDone {
+		if err := <-ended; err == nil {
 			empty(t, dir, "file")
 		} else {
 			empty(t, dir)
+		}
+	}
+}
+
+// untilFile waits until a directory has a file, or the command that is to write it ends.
+func untilFile(t *testing.T, dir string, ended chan error) {
+	t.Helper()
+	for {
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			return
+		default:
+		}
+		if len(list) > 0 {
+			return
 		}
 	}
 }

@@ -106,14 +106,14 @@ func TestImport(t *testing.T) {
 	})
 }
 
-// Neither an export as JSON nor one that fails leaves a file behind.
+// An export as JSON has no file with a name, which could stay, while it runs; nor does one that fails leave any.
 func TestExportJSONCleansUp(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir) // elsewhere than on Unix it changes nothing
 	inLab(t, func(l *lab) {
 		s, _ := l.open(Options{})
 		l.put(s, "a", "1")
-		seen := 0
+		seen := -1
 		look := &trigger{w: io.Discard, do: func() {
 			files, err := filepath.Glob(filepath.Join(dir, "nearkv-export-*"))
 			l.must(err)
@@ -121,7 +121,7 @@ func TestExportJSONCleansUp(t *testing.T) {
 		}}
 		_, err := s.ExportJSON(l.ctx, look)
 		l.must(err)
-		if seen != 1 && runtime.GOOS != "windows" {
+		if seen != 0 && runtime.GOOS != "windows" {
 			t.Errorf("while it runs there are %d files", seen)
 		}
 		broken := errors.New("broken")

@@ -186,7 +186,7 @@ func FuzzBlock(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(func(_ *testing.T, data []byte) {
 		s := blocks.NewStream(c, nil)
 		m := s.Check(data, 1)
 		if _, found := s.Compare([]blocks.Summary{m}); m.Fault != nil && !m.Fault.Torn && len(found) == 0 {
@@ -199,7 +199,7 @@ func FuzzBlock(f *testing.F) {
 func FuzzIndex(f *testing.F) {
 	dir := streamDir(f, layoutConfig(), publishLayout(f))
 	f.Add(readFile(f, dir, "msgs", "index.db"))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(func(_ *testing.T, data []byte) {
 		if index, err := blocks.ParseIndex(data, "KV_a"); err == nil {
 			index.EachSubject(func([]byte, uint64, uint32) bool { return true })
 		}

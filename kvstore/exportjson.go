@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"time"
 
 	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/kvstore/internal/tempfile"
 	"github.com/nearkv/nearkv/replication"
 )
 
@@ -20,7 +20,8 @@ import (
 // what JSON can.
 //
 // It needs room for an archive of the namespace in the directory for temporary
-// files, and removes it. Errors are those of Export, of the file system, and
+// files. On Unix the file has no name there, and nothing of it stays even if the
+// process is killed. Errors are those of Export, of the file system, and
 // codec.ErrInvalidBulk for what bulk JSON cannot have: a value of another NATS
 // client of more than 25 MiB, or an expiry after the year 9999.
 func (s *Store) ExportJSON(ctx context.Context, w io.Writer, opts ...ExportOption) (ExportInfo, error) {
@@ -29,11 +30,11 @@ func (s *Store) ExportJSON(ctx context.Context, w io.Writer, opts ...ExportOptio
 }
 
 func (s *Store) exportJSON(ctx context.Context, w io.Writer, opts []ExportOption) (info ExportInfo, err error) {
-	spool, err := os.CreateTemp("", "nearkv-export-*")
+	spool, err := tempfile.Create("nearkv-export-*")
 	if err != nil {
 		return ExportInfo{}, err
 	}
-	defer func() { err = errors.Join(err, spool.Close(), os.Remove(spool.Name())) }()
+	defer func() { err = errors.Join(err, spool.Close()) }()
 	e := newExport(s, opts)
 	if info, err = e.run(ctx, spool); err != nil {
 		return ExportInfo{}, err

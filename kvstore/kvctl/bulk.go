@@ -234,8 +234,8 @@ const maxWarnings = 10
 func (w *warnings) add(u codec.BulkUnknown) {
 	if w.n++; w.n <= maxWarnings {
 		w.bar.clear()
-		w.cli.say("%s %s: line %d, column %d (element %d): unknown field %q is ignored",
-			w.cli.err.colored(yellow, "warning:"), w.file, u.Line, u.Column, u.Index, u.Field)
+		w.cli.sayLabeled(yellow, "warning:", "%s: line %d, column %d (element %d): unknown field %q is ignored",
+			w.file, u.Line, u.Column, u.Index, u.Field)
 	}
 }
 

@@ -17,7 +17,7 @@ func (c *cli) bulkGetCommand() *cobra.Command {
 		Use:   "get FILE",
 		Short: "Write the values of the keys of a file",
 		Long: `bulk get reads the keys of a JSON file, or of stdin (-), as bulk delete does, and
-writes their values as wrangler kv bulk get:
+writes their values as wrangler kv bulk get, each key once:
   {"k":{"value":"v"},"absent":{"value":null}}
 Beside value there are base64, expiration and metadata, where the entry needs them.
 With --skip-damaged, keys whose values are damaged are named on stderr and left
@@ -48,10 +48,15 @@ func (c *cli) bulkGet(s *session, in *input, total int, skip bool) error {
 	}
 	bar, done, damaged := c.begin("reading", int64(total), "keys"), 0, 0
 	defer bar.end()
+	seen := map[string]bool{} // an object has a member once
 	for key, err := range codec.ReadBulkKeys(r, codec.BulkOptions{}) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", in.name, err)
 		}
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
 		err := c.member(s, key, done == damaged)
 		if skip && errors.Is(err, kvstore.ErrDamaged) {
 			c.sayDamaged(err)
@@ -84,11 +89,11 @@ func (c *cli) member(s *session, key string, first bool) error {
 	if err != nil {
 		return err
 	}
-	name, err := marshal(key)
+	name, err := c.out.marshal(key)
 	if err != nil {
 		return err
 	}
-	text, err := marshal(value)
+	text, err := c.out.marshal(value)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (c *cli) showCheck(r *embedded.Report) error {
 		return c.out.json(r)
 	}
 	for _, d := range r.Damage {
-		fmt.Fprintln(c.out, c.out.name(d.String()))
+		fmt.Fprintln(c.out, c.out.cell(d.String()))
 	}
 	for _, s := range r.Streams {
 		c.note("%s: %d records in %d blocks, up to revision %d", s.Name, s.Messages, s.Blocks, s.Last)
@@ -147,21 +147,21 @@ func (c *cli) acceptLoss(ctx context.Context, dir string) error {
 func (c *cli) showRepair(r *embedded.RepairReport) {
 	for _, s := range r.Streams {
 		for _, d := range s.Lost {
-			fmt.Fprintf(c.out, "lost: %s\n", c.out.name(d.String()))
+			fmt.Fprintf(c.out, "lost: %s\n", c.out.cell(d.String()))
 		}
 		for _, subject := range s.Missing {
-			fmt.Fprintf(c.out, "missing: %s\n", c.out.name(keyOf(s.Name, subject)))
+			fmt.Fprintf(c.out, "missing: %s\n", c.out.cell(keyOf(s.Name, subject)))
 		}
 		switch {
 		case s.Skipped != "":
-			fmt.Fprintf(c.out, "%s: nothing was saved: %s\n", s.Name, s.Skipped)
+			fmt.Fprintf(c.out, "%s: nothing was saved: %s\n", c.out.cell(s.Name), c.out.shown(s.Skipped))
 		case s.Unsure:
-			fmt.Fprintf(c.out, "%s: a value may be older than the last one, and a deleted key may be there again, where a later record was lost\n", s.Name)
+			fmt.Fprintf(c.out, "%s: a value may be older than the last one, and a deleted key may be there again, where a later record was lost\n", c.out.cell(s.Name))
 		}
-		fmt.Fprintf(c.out, "%s: %d records saved\n", s.Name, s.Written)
+		fmt.Fprintf(c.out, "%s: %d records saved\n", c.out.cell(s.Name), s.Written)
 	}
 	if r.Aside != "" {
-		fmt.Fprintf(c.out, "the old store is now %s\n", r.Aside)
+		fmt.Fprintf(c.out, "the old store is now %s\n", c.out.cell(r.Aside))
 	}
 }
 

@@ -38,7 +38,9 @@
 // # Output
 //
 // stdout has data and nothing else; everything for people goes to stderr. get
-// writes the bytes of the value, with no newline added but on a terminal. --json
+// writes the bytes of the value, with no newline added but on a terminal. On a
+// terminal, what would act on it (escape sequences, controls, marks of direction) is
+// escaped, in JSON as \u001b; in pipes and files all bytes are exact. --json
 // is there for every command; a list is that of wrangler, one element a line.
 // Expirations are in unix seconds there, rounded up. Colours and progress bars
 // are for terminals only, colours not with NO_COLOR.
@@ -53,7 +55,7 @@
 // # Time
 //
 // --timeout (30 s) bounds the wait for the store; of long work, the time without
-// progress. SIGINT and SIGTERM end a command cleanly, a second one at once.
+// progress. SIGINT, SIGTERM and SIGHUP end a command cleanly, a second signal at once.
 //
 // # Exit status
 //

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -53,11 +55,10 @@ func (c *cli) report(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		status = exitInterrupted
 	}
-	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: "))
+	c.sayLabeled(red, "kvctl:", "%s", strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: "))
 	if hint := hintOf(err, status); hint != "" {
-		fmt.Fprintf(c.err, "%s\n", hint)
+		c.say("%s", hint)
 	}
-	_ = c.err.Flush() // there is nobody left to tell
 	return status
 }
 
@@ -72,6 +73,9 @@ func statusOf(err error) int {
 	}
 	if _, ok := errors.AsType[misuseError](err); ok {
 		return exitMisuse
+	}
+	if isTempMissing(err) {
+		return exitFailed
 	}
 	switch {
 	case is(kvstore.ErrNotFound, kvstore.ErrNoNamespace):
@@ -91,6 +95,17 @@ func statusOf(err error) int {
 	return exitFailed
 }
 
+// isTempMissing reports whether the directory for temporary files does not exist, which
+// is no mistake in the command line.
+func isTempMissing(err error) bool {
+	path, ok := errors.AsType[*fs.PathError](err)
+	if !ok || !errors.Is(err, fs.ErrNotExist) || filepath.Dir(path.Path) != filepath.Clean(os.TempDir()) {
+		return false
+	}
+	_, missing := os.Stat(os.TempDir())
+	return errors.Is(missing, fs.ErrNotExist)
+}
+
 // isSilent reports whether a process has the directory and does not answer.
 func isSilent(err error) bool {
 	locked, ok := errors.AsType[*kvstore.LockedError](err)
@@ -102,6 +117,8 @@ func hintOf(err error, status int) string {
 		return hint.hint
 	}
 	switch {
+	case isTempMissing(err):
+		return "there is no such directory for temporary files: create it, or set TMPDIR to another"
 	case errors.Is(err, nats.ErrAuthorization):
 		return "check --creds, or --user and --password"
 	case errors.Is(err, nats.ErrPermissionViolation):

@@ -3,8 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io"
 	"strings"
 	"time"
 
@@ -23,6 +22,8 @@ func completeFormat(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 	return []string{formatArchive, formatJSON}, cobra.ShellCompDirectiveNoFileComp
 }
 
+var errArchiveOnTerminal = misuse("an archive is nothing for a terminal: redirect it, or name a file")
+
 func (c *cli) exportCommand() *cobra.Command {
 	var format string
 	var skip bool
@@ -31,7 +32,8 @@ func (c *cli) exportCommand() *cobra.Command {
 		Short: "Back a namespace up into a file",
 		Long: `export writes all entries of a namespace, as of one revision, to a file, or to
 stdout (-). Others may read and write meanwhile. A file is only there, or replaced,
-once it is complete.
+once it is complete. A symbolic link is followed; a named pipe or a device is
+written to as it is.
 
 An archive has all bytes as they are: values, metadata, and expiry to the
 millisecond. It has checksums and counts, so that import knows whether it is what
@@ -51,7 +53,7 @@ With --json (to a file) a summary goes to stdout:
 			case args[0] == "-" && c.json:
 				return misuse("--json writes a summary to stdout, where the export is to go")
 			case args[0] == "-" && format == formatArchive && c.out.terminal:
-				return misuse("an archive is nothing for a terminal: redirect it, or name a file")
+				return errArchiveOnTerminal
 			}
 			return c.with(cmd.Context(), existing, 0, func(s *session) error { return c.export(s, args[0], format, skip) })
 		},
@@ -69,7 +71,7 @@ func (c *cli) export(s *session, name, format string, skip bool) error {
 		opts = append(opts, kvstore.SkipDamaged(func(err *kvstore.ValueError) { c.sayDamaged(err) }))
 	}
 	if name == "-" {
-		info, err := c.exportTo(s, c.out.file, format, opts)
+		info, err := c.exportTo(s, writerTo(c.out.file), format, opts)
 		return errors.Join(err, skipped(info.Skipped))
 	}
 	info, err := c.exportFile(s, name, format, opts)
@@ -84,7 +86,7 @@ func (c *cli) export(s *session, name, format string, skip bool) error {
 
 // sayDamaged tells of an entry that is left out.
 func (c *cli) sayDamaged(err error) {
-	c.say("%s left out: %s", c.err.colored(red, "kvctl:"), strings.TrimPrefix(err.Error(), "kvstore: "))
+	c.sayLabeled(red, "kvctl:", "left out: %s", strings.TrimPrefix(err.Error(), "kvstore: "))
 }
 
 // skipped is how a command ends that left entries out.
@@ -111,7 +113,7 @@ func (c *cli) exported(name, format string, began time.Time, info kvstore.Export
 	}{name, format, info.Revision, info.Keys, info.Bytes, info.Skipped, seconds(began)})
 }
 
-func (c *cli) exportTo(s *session, f *os.File, format string, opts []kvstore.ExportOption) (kvstore.ExportInfo, error) {
+func (c *cli) exportTo(s *session, f io.Writer, format string, opts []kvstore.ExportOption) (kvstore.ExportInfo, error) {
 	bar := c.begin("exporting", int64(s.Stats().Keys), "keys")
 	defer bar.end()
 	opts = append(opts, kvstore.OnProgress(func(done int) {
@@ -122,24 +124,4 @@ func (c *cli) exportTo(s *session, f *os.File, format string, opts []kvstore.Exp
 		return s.ExportJSON(s.ctx, f, opts...)
 	}
 	return s.Export(s.ctx, f, opts...)
-}
-
-// exportFile writes a file under another name first: nobody is to take a part
-// of an export for one.
-func (c *cli) exportFile(s *session, name, format string, opts []kvstore.ExportOption) (info kvstore.ExportInfo, err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
-	if err != nil {
-		return info, err
-	}
-	info, err = c.exportTo(s, f, format, opts)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		err = errors.Join(fmt.Errorf("export to %s: %w", name, err), os.Remove(f.Name()))
-	}
-	return info, err
 }

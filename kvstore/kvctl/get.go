@@ -18,7 +18,8 @@ func (c *cli) getCommand() *cobra.Command {
 		Use:   "get KEY",
 		Short: "Write the value of a key to stdout",
 		Long: `get writes the value of a key to stdout, byte by byte; on a terminal with a
-newline behind it, if it has none.
+newline after it, if it has none, and with what would act on the terminal escaped,
+as \x1b.
 
 With --json it writes the fields of a bulk file, and the revision:
   {"key":"k","value":"v","base64":true,"expiration":1767225600,"metadata":1,"revision":7}
@@ -51,12 +52,24 @@ func (c *cli) get(s *session, key string) error {
 	if err != nil {
 		return err
 	}
-	end := &lastByte{Writer: c.out, work: s.work}
-	_, err = io.Copy(end, value)
-	if err == nil && c.out.terminal && end.last != '\n' {
-		_, err = end.Write([]byte{'\n'})
+	return errors.Join(c.show(value, s.work), value.Close())
+}
+
+// show writes a value; on a terminal so that nothing of it acts on that.
+func (c *cli) show(value io.Reader, work *watchdog) error {
+	if !c.out.terminal {
+		_, err := io.Copy(&lastByte{Writer: c.out, work: work}, value)
+		return err
 	}
-	return errors.Join(err, value.Close())
+	text := &visible{Writer: c.out, escape: escapeText}
+	end := &lastByte{Writer: text, work: work}
+	if _, err := io.Copy(end, value); err != nil {
+		return err
+	}
+	if end.last != '\n' {
+		defer fmt.Fprintln(c.out)
+	}
+	return text.end()
 }
 
 // lastByte remembers how what was written ends.
@@ -91,7 +104,8 @@ func jsonValueOf(e kvstore.Entry) jsonValue {
 	return v
 }
 
-// completeKey completes keys, of a namespace that can be opened soon.
+// completeKey completes keys, of a namespace that can be opened soon. It offers only
+// plain ones.
 func (c *cli) completeKey(cmd *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
 	const most = 100
 	keys := []string{}
@@ -103,6 +117,9 @@ func (c *cli) completeKey(cmd *cobra.Command, args []string, begin string) ([]st
 		for k, err := range s.Keys(begin) {
 			if err != nil {
 				return err
+			}
+			if !plain(k.Name) {
+				continue
 			}
 			if keys = append(keys, k.Name); len(keys) == most {
 				break

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,6 +60,7 @@ func wantPairs(t *testing.T, n int, place ...string) {
 // follower is kvctl watch, whose lines can be waited for.
 type follower struct {
 	cmd    *exec.Cmd
+	out    io.Reader
 	lines  *bufio.Scanner
 	stderr bytes.Buffer
 }
@@ -70,7 +72,7 @@ func follow(t *testing.T, args ...string) *follower {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.cmd.Stderr, f.lines = &f.stderr, bufio.NewScanner(out)
+	f.cmd.Stderr, f.out, f.lines = &f.stderr, out, bufio.NewScanner(out)
 	if err := f.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,7 @@ func (c *cli) list(s *session, l listFlags) error {
 			}{k.Name, unix(k.Expires), k.Metadata})
 		case l.long:
 			rows = append(rows, []string{
-				strconv.Itoa(k.Size), strconv.FormatUint(uint64(k.Revision), 10), expiry(k.Expires), c.out.name(k.Name), string(k.Metadata),
+				strconv.Itoa(k.Size), strconv.FormatUint(uint64(k.Revision), 10), expiry(k.Expires), c.out.cell(k.Name), c.out.metadata(k.Metadata),
 			})
 			return nil
 		}

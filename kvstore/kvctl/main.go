@@ -19,14 +19,34 @@ func main() {
 }
 
 func run(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal()
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process
 	c := &cli{in: os.Stdin, out: newStream(os.Stdout), err: newStream(os.Stderr)}
 	root := c.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	return c.report(ctx, err)
+}
+
+// untilSignal returns a context that a signal ends. A second signal ends the process.
+//
+// The end of a terminal comes as more than one SIGHUP, from the kernel and the shell:
+// those after the first are ignored, so that the command can end cleanly. A process
+// that was started to ignore SIGHUP (nohup) ignores it.
+func untilSignal() (context.Context, context.CancelFunc) {
+	hangup, unhook := context.Background(), context.CancelFunc(func() {})
+	if !signal.Ignored(syscall.SIGHUP) {
+		hangup, unhook = signal.NotifyContext(hangup, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(hangup, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, func() {
+		if hangup.Err() != nil {
+			signal.Ignore(syscall.SIGHUP)
+		}
+		unhook()
+		stop()
+	})
+	return ctx, stop
 }
 
 // cli is one call of kvctl: what it was told, and where it reads and writes.

@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +30,7 @@ With --json: [{"name":"app"}]`,
 			list := &jsonList{out: c.out}
 			for _, name := range names {
 				if !c.json {
-					_, err = c.out.WriteString(name + "\n")
+					_, err = c.out.WriteString(c.out.name(name) + "\n")
 				} else {
 					err = list.add(map[string]string{"name": name})
 				}
@@ -58,7 +62,27 @@ const completionTimeout = 2 * time.Second
 func (c *cli) completeNamespace(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	c.timeout = completionTimeout
 	names, _ := c.namespaces(context.Background()) // without a store there is nothing to offer
+	names = slices.DeleteFunc(names, func(name string) bool { return !plain(name) })
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// plain reports whether a name means itself in every shell. Others must not be offered
+// for completion: bash expands what it is offered, and so runs what a key says that
+// has $(...) in it.
+func plain(name string) bool {
+	if name == "" || strings.ContainsRune("-=", rune(name[0])) { // a flag; a command in zsh
+		return false
+	}
+	for _, r := range name {
+		if r < utf8.RuneSelf {
+			if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("_-./:@%+,=", r) {
+				return false
+			}
+		} else if r == utf8.RuneError || !unicode.In(r, unicode.L, unicode.M, unicode.Nd) {
+			return false
+		}
+	}
+	return true
 }
 
 // complete is for registrations that fail only if there is no such flag.

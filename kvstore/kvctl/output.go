@@ -53,15 +53,34 @@ func (s *stream) colored(c color, text string) string {
 // name returns a key as it is to be shown: as it is, but on a terminal quoted if
 // it could control the terminal.
 func (s *stream) name(key string) string {
-	if s.terminal && strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if s.terminal && (!utf8.ValidString(key) || strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) })) {
 		return strconv.Quote(key)
 	}
 	return key
 }
 
+// cell returns a key or another text as a table and a line have it: quoted if it could
+// tear the row, or be taken for a quoted one.
+func (s *stream) cell(text string) string {
+	if strings.HasPrefix(text, `"`) || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+		return strconv.Quote(text)
+	}
+	return s.name(text)
+}
+
+// metadata returns metadata as a table has it: on one line, with control characters
+// escaped.
+func (s *stream) metadata(raw json.RawMessage) string {
+	var line bytes.Buffer
+	if json.Compact(&line, raw) != nil {
+		return s.cell(string(raw))
+	}
+	return string(s.shownJSON(appendEscaped(nil, line.Bytes(), unicode.IsControl, escapeJSON)))
+}
+
 // json writes a value as one line.
 func (s *stream) json(v any) error {
-	data, err := marshal(v)
+	data, err := s.marshal(v)
 	if err != nil {
 		return err
 	}
@@ -86,8 +105,14 @@ func (c *cli) note(format string, args ...any) {
 
 // say writes a line to stderr at once.
 func (c *cli) say(format string, args ...any) {
-	fmt.Fprintf(c.err, format+"\n", args...)
+	fmt.Fprintln(c.err, c.err.shown(fmt.Sprintf(format, args...)))
 	_ = c.err.Flush() // there is nobody left to tell
+}
+
+// sayLabeled is say with a coloured label before the line.
+func (c *cli) sayLabeled(hue color, label, format string, args ...any) {
+	fmt.Fprint(c.err, c.err.colored(hue, label)+" ")
+	c.say(format, args...)
 }
 
 // table aligns rows of cells. The last column is not padded.
@@ -119,7 +144,7 @@ type jsonList struct {
 }
 
 func (l *jsonList) add(v any) error {
-	data, err := marshal(v)
+	data, err := l.out.marshal(v)
 	if err != nil {
 		return err
 	}

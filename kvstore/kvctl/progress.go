@@ -17,7 +17,7 @@ func (c *cli) begin(what string, total int64, unit string) *progress {
 		return &progress{}
 	}
 	options := []progressbar.Option{
-		progressbar.OptionSetWriter(c.err.file), progressbar.OptionSetDescription(what), progressbar.OptionSetWidth(24),
+		progressbar.OptionSetWriter(c.err.file), progressbar.OptionSetDescription(c.err.name(what)), progressbar.OptionSetWidth(24),
 		progressbar.OptionThrottle(100 * time.Millisecond), progressbar.OptionSetPredictTime(true), progressbar.OptionShowCount(),
 		progressbar.OptionClearOnFinish(), progressbar.OptionSetRenderBlankState(true), progressbar.OptionShowIts(),
 		progressbar.OptionUseIECUnits(true),

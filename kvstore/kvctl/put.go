@@ -92,7 +92,7 @@ func (c *cli) openValue(args []string, path string) (io.ReadCloser, error) {
 		}
 		return os.Open(path)
 	case args[0] == "-":
-		return c.in, nil
+		return c.stdin()
 	}
 	return io.NopCloser(strings.NewReader(args[0])), nil
 }

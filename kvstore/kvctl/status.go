@@ -104,17 +104,17 @@ func (c *cli) rows(is *state, cache int64) [][]string {
 	}
 	rows := [][]string{
 		{"namespace", is.Namespace},
-		{"store", is.Store},
-		{"server", is.Server},
+		{"store", c.out.cell(is.Store)},
+		{"server", c.out.cell(is.Server)},
 		{"state", c.out.colored(mood, is.State)},
-		{"reason", is.Reason},
+		{"reason", c.out.cell(is.Reason)},
 		{"lag", fmt.Sprintf("%d (applied %d of %d)", is.Lag, is.Applied, is.Head)},
 		{"keys", fmt.Sprint(is.Keys)},
 		{"tombstones", fmt.Sprint(is.Tombstones)},
 		{"bytes", fmt.Sprintf("%s of values, %s of them in memory", size(is.Bytes), size(is.CacheBytes))},
 		{"hit ratio", hits},
 		{"durability", is.Durability},
-		{"missing", strings.Join(is.Missing, ", ")},
+		{"missing", c.out.cell(strings.Join(is.Missing, ", "))},
 		{"limits", fmt.Sprintf("key %d B, value %s, metadata %d B", is.Limits.Key, size(int64(is.Limits.Value)), is.Limits.Metadata)},
 	}
 	if is.Foreign > 0 || is.Damaged > 0 {

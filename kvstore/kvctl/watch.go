@@ -89,7 +89,7 @@ func (c *cli) event(e kvstore.Event) error {
 		if e.Kind != kvstore.EventPut {
 			kind, value = c.out.colored(red, fmt.Sprintf("%-6s", e.Kind)), ""
 		}
-		fmt.Fprintf(c.out, "%s %8d  %s%s\n", kind, e.Entry.Revision(), c.out.name(e.Entry.Key()), value)
+		fmt.Fprintf(c.out, "%s %8d  %s%s\n", kind, e.Entry.Revision(), c.out.cell(e.Entry.Key()), value)
 	}
 	return c.out.Flush()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/kvstore"
 )
 
@@ -53,9 +54,10 @@ func (c *cli) report(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		status = exitInterrupted
 	}
-	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: "))
+	text := strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: ")
+	fmt.Fprintf(c.err, "%s %s\n", c.err.colored(red, "kvctl:"), redact.Text(text))
 	if hint := hintOf(err, status); hint != "" {
-		fmt.Fprintf(c.err, "%s\n", hint)
+		fmt.Fprintf(c.err, "%s\n", redact.Text(hint))
 	}
 	_ = c.err.Flush() // there is nobody left to tell
 	return status

@@ -83,7 +83,9 @@ func (s *Server) Cut() {
 	}
 }
 
-// SetDown cuts all connections and refuses new ones, or accepts them again.
+// SetDown cuts all connections and refuses new ones, or accepts them again. In Run, a
+// call that waits for a server which stays down needs a context with an end: nats.go
+// dials again all the time, so that virtual time goes on and nothing is a deadlock.
 func (s *Server) SetDown(down bool) {
 	s.mu.Lock()
 	s.down = down

@@ -77,7 +77,7 @@ type fleetArgs struct {
 }
 
 func (a fleetArgs) options() kvstore.Options {
-	opts := kvstore.Options{Dir: a.Dir}
+	opts := kvstore.Options{Dir: a.Dir, WriteTimeout: -1} // a cluster may take longer on a busy machine
 	if a.Voter != "" {
 		opts.Cluster = &kvstore.Cluster{Name: "test", Voter: a.Voter, Voters: a.Voters, Secret: "a secret of the test"}
 	}

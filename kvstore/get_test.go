@@ -363,7 +363,7 @@ func specOutage(s *spec) {
 	if e, err := s.far.Get(s.ctx, "key"); err != nil || e.Text() != "old" {
 		s.Errorf("Get: %q, %v", e.Text(), err)
 	}
-	time.AfterFunc(time.Minute, func() { s.server.SetDown(false) })
+	time.AfterFunc(kvstore.DefaultWriteTimeout/2, func() { s.server.SetDown(false) })
 	if _, err := s.far.Put(s.ctx, "key", []byte("new")); err != nil {
 		s.Errorf("Put: %v", err)
 	}

@@ -207,7 +207,7 @@ func isReadError(err error) bool {
 func (w *write) uploadOnce(ctx context.Context) error {
 	if _, err := w.attach(ctx); err != nil {
 		if errors.Is(err, ErrReadOnly) || replication.Lasting(err) {
-			return err
+			return w.final(err)
 		}
 		return w.giveUp(err)
 	}

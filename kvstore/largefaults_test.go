@@ -191,7 +191,7 @@ func TestLargeCut(t *testing.T) {
 			t.Error(err)
 		}
 		w.setDown(true)
-		time.AfterFunc(time.Minute, func() { w.setDown(false) })
+		time.AfterFunc(DefaultWriteTimeout/2, func() { w.setDown(false) })
 		l.put(s, "put", value)
 		l.want(s, "put", value)
 	})

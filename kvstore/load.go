@@ -70,6 +70,9 @@ func (s *Store) fetchEntry(ctx context.Context, r *record) (Entry, error) {
 		if err == nil || errors.Is(err, errSuperseded) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrClosed) {
 			return e, err
 		}
+		if s.closing(err) {
+			return Entry{}, ErrClosed
+		}
 		if replication.Lasting(err) {
 			return Entry{}, fmt.Errorf("kvstore: load %.64q: %w", r.key(), err)
 		}

@@ -892,7 +892,7 @@ func TestGoneConnection(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, time.Minute)
 		defer cancel()
-		if _, err := s.Put(ctx, "key3", nil); !errors.Is(err, ErrDisconnected) || ctx.Err() != nil {
+		if _, err := s.Put(ctx, "key3", nil); !errors.Is(err, ErrDisconnected) || !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
 			l.t.Errorf("Put returns %v", err)
 		}
 		if e, err := s.Get(l.ctx, "key3"); err != nil || e.Text() != "first" {

@@ -127,6 +127,10 @@ func open(ctx context.Context, b *backend, namespace string, opts *Options) (*St
 	return s, nil
 }
 
+// closing reports whether a call has failed because the Store closes, and with it the
+// connection.
+func (s *Store) closing(err error) bool { return s.closed.Load() && errors.Is(err, ErrDisconnected) }
+
 // begin reserves a place in work, unless the Store is closed.
 func (s *Store) begin() bool {
 	s.gate.Lock()

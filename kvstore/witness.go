@@ -19,6 +19,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/nearkv/nearkv/replication"
+	"github.com/nearkv/nearkv/replication/embedded"
 )
 
 // After a kill nothing in the server's files says how much there was: a block that is
@@ -197,8 +198,10 @@ func (p *past) known() bool { return p != nil && (len(p.testimonies) > 0 || p.lo
 
 // gone is the error for a namespace of which nothing is left.
 func (p *past) gone() error {
-	return fmt.Errorf("%w: %s had the namespace %q, and nothing of it is there: restore the directory, or open it with AcceptLoss (kvctl repair --accept) to create the namespace again",
-		ErrStart, p.dir, p.namespace)
+	return &DirDamagedError{Dir: p.dir, Damage: []embedded.Damage{{
+		Path: filepath.Join(p.dir, "nats"), Offset: -1,
+		Reason: fmt.Sprintf("nothing is left of the namespace %q: restore the directory, or open it with AcceptLoss (kvctl repair --accept) to create the namespace again", p.namespace),
+	}}}
 }
 
 // accept forgets everything.

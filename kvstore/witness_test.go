@@ -110,7 +110,7 @@ func wantLoss(t *testing.T, dir string, lost, gone bool) {
 	t.Helper()
 	s, err := Open(t.Context(), "app", Options{Dir: dir})
 	if gone {
-		if !errors.Is(err, ErrStart) || !strings.Contains(err.Error(), "AcceptLoss") {
+		if !errors.Is(err, ErrDirDamaged) || !strings.Contains(err.Error(), "AcceptLoss") {
 			t.Fatalf("Open: %v", err)
 		}
 		return

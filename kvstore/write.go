@@ -190,6 +190,9 @@ func (w *write) passing(err error) bool {
 
 // final is the error of a write that will not be tried again: the log refused.
 func (w *write) final(err error) error {
+	if w.store.closing(err) {
+		return w.giveUp(ErrClosed)
+	}
 	if w.appended && !errors.Is(err, ErrConflict) {
 		return fmt.Errorf("kvstore: %w: %w", ErrIndeterminate, err)
 	}

@@ -369,7 +369,7 @@ func TestWriteDuringClose(t *testing.T) {
 					}
 					done := l.start(l.ctx, w)
 					if how == "down" {
-						time.Sleep(time.Minute)
+						time.Sleep(DefaultWriteTimeout / 2)
 					}
 					began := time.Now()
 					l.must(l.s.Close())

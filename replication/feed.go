@@ -272,7 +272,7 @@ type Landmark struct {
 func (f *Feed) sight(ctx context.Context, l landmark, view View) (sighting, error) {
 	s := sighting{now: view.Taken.UnixMilli()}
 	m, err := f.log.loadLeader(ctx, revisionQuery(l.revision)) // a mirror may have what the log has lost
-	legible := utf8.ValidString(l.subject) // the leader answers in JSON
+	legible := utf8.ValidString(l.subject)                     // the leader answers in JSON
 	if err == nil && (m.Subject == l.subject || !legible) && m.Stored.UnixNano() == l.stored {
 		s.same = true
 		return s, nil

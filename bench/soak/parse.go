@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"regexp"
 	"strconv"
@@ -38,14 +37,15 @@ var (
 		verdict string
 		sign    *regexp.Regexp
 	}{
-		{hung, regexp.MustCompile(`panic: test timed out|deadlock|hangs`)},
-		{panicked, regexp.MustCompile(`(?m)^(panic:|fatal error:|WARNING: DATA RACE|SIG[A-Z]+:)`)},
+		{hung, regexp.MustCompile(`panic: test timed out|deadlock|hangs|: hung, `)},
+		{panicked, regexp.MustCompile(`(?m)^(panic:|fatal error:|WARNING: DATA RACE|SIG[A-Z]+:)|: (dead|memory), `)},
 		{leaked, regexp.MustCompile(`found unexpected goroutines`)},
 		{resurrected, regexp.MustCompile(`(?i)resurrect|came back|is back|was deleted|has expired`)},
-		{silent, regexp.MustCompile(`(?i)silent|without a word`)},
+		{silent, regexp.MustCompile(`: silent, |without a word`)},
 		{lost, regexp.MustCompile(`(?i)\blost\b|acknowledged|missing`)},
 	}
-	passed = regexp.MustCompile(`(?m)^\s*--- (PASS|SKIP).*\n`)
+	// passed are lines that tell of no failure, whatever words are in them.
+	passed = regexp.MustCompile(`(?m)^(\s*--- (PASS|SKIP)|.*(known to be silent|writes acknowledged|level=)).*\n`)
 	// fuzzEnds is no failure: the fuzz engine was busy when its time was over.
 	fuzzEnds = regexp.MustCompile(`(?m)^--- FAIL: Fuzz\S+ \(\S+\)\s+context deadline exceeded\s*$`)
 )
@@ -71,7 +71,7 @@ func parse(j *job, output []byte, err error) result {
 		r.verdict = hung
 		return r
 	}
-	failing := passed.ReplaceAll(bytes.ReplaceAll(output, []byte("writes acknowledged"), nil), nil)
+	failing := passed.ReplaceAll(output, nil)
 	for _, s := range signs {
 		if s.sign.Match(failing) {
 			r.verdict = s.verdict

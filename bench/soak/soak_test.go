@@ -30,6 +30,8 @@ func TestParse(t *testing.T) {
 		{"leaked", test, "goleak: Errors on successful test run: found unexpected goroutines:\n", errExit, leaked, nil},
 		{"lost", test, "--- FAIL: TestX\n    x: k is \"\" in the log, and was acknowledged as 7\n", errExit, lost, nil},
 		{"resurrected", test, "--- FAIL: TestX\n    x: k came back\n", errExit, resurrected, nil},
+		{"silent", test, "    x: known to be silent: a\n    d_test.go:9: silent, 1.blk, bit 7: k\n--- FAIL: TestX\n", errExit, silent, nil},
+		{"not silent", test, "    x: known to be silent: a\n    d_test.go:9: untyped, 1.blk, bit 7: k\n--- FAIL: TestX\n", errExit, otherwise, nil},
 		{"other", test, "    x: 3 kills, 7 writes acknowledged\n--- FAIL: TestX\n", errExit, otherwise, nil},
 	} {
 		r := parse(tt.job, []byte(tt.output), tt.err)

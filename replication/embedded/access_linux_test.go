@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -203,6 +204,7 @@ func TestHaltedServer(t *testing.T) {
 	if err := c.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	wait(t, func() bool { return isHalted(t, c.cmd.Process.Pid) })
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err := embedded.Join(ctx, embedded.Options{Dir: dir})
@@ -214,6 +216,21 @@ func TestHaltedServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	join(t, embedded.Options{Dir: dir})
+}
+
+// isHalted reports whether all threads of a process have stopped.
+func isHalted(t *testing.T, pid int) bool {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatal(err, threads)
+	}
+	for _, thread := range threads {
+		if status, err := os.ReadFile(thread); err != nil || !strings.Contains(string(status), "State:\tT") {
+			return false
+		}
+	}
+	return true
 }
 
 // A member that has to take a damaged directory over says so, once, and goes on trying.

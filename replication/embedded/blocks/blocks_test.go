@@ -186,7 +186,7 @@ func FuzzBlock(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(_ *testing.T, data []byte) {
+	f.Fuzz(func(t *testing.T, data []byte) {
 		s := blocks.NewStream(c, nil)
 		m := s.Check(data, 1)
 		if _, found := s.Compare([]blocks.Summary{m}); m.Fault != nil && !m.Fault.Torn && len(found) == 0 {

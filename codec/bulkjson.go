@@ -52,9 +52,10 @@ type BulkUnknown struct {
 // The last thing to be yielded may be an error: a *[BulkFileError], which is an [ErrInvalidBulk], or one of r. Each pair
 // has been checked: the key ([CheckKey]), the value (at most [MaxValueLen] bytes), the metadata (at most
 // [MaxMetadataLen]), and that the expiry is a whole number of seconds, from 1 on to the year 9999. Whether it is past is
-// not. JSON is read strictly: text that is not UTF-8, half a surrogate pair, a field that comes twice and bytes behind
-// the array are errors. So are a number of more than 1024 bytes and nesting deeper than 1000. Text is never replaced.
-// A byte order mark is skipped. Of fields that are not known only the syntax is checked, without that of UTF-8.
+// not. JSON is read strictly: text that is not UTF-8, half a surrogate pair in a key or a value, a field that comes
+// twice and bytes behind the array are errors. So are a number of more than 1024 bytes and nesting deeper than 1000.
+// Text is never replaced; half a surrogate pair in metadata stays the escape that it is. A byte order mark is skipped.
+// Of fields that are not known only the syntax is checked, without that of UTF-8.
 func ReadBulk(r io.Reader, opts BulkOptions) iter.Seq2[BulkPair, error] {
 	return readBulk(r, opts, (*bulkReader).pair)
 }
@@ -377,7 +378,7 @@ type BulkWriter struct {
 func NewBulkWriter(w io.Writer) *BulkWriter { return &BulkWriter{w: newJSONWriter(w)} }
 
 // Write writes a pair. A value that is not UTF-8 is written as base64; what a TTL or Expires has beyond whole seconds is
-// rounded up. With a TTL, Expires is left out. Of a pair that ReadBulk would not take nothing is written: the error is a
+// rounded up, but in the last second of the year 9999 down. With a TTL, Expires is left out. Of a pair that ReadBulk would not take nothing is written: the error is a
 // *[KeyError], a *[MetadataError], or one of [ErrInvalidBulk]. Other errors are those of the writer, and stay.
 func (b *BulkWriter) Write(p BulkPair) error {
 	metadata, err := checkBulkPair(p)
@@ -455,8 +456,9 @@ func secondsUp(d time.Duration) int64 {
 	return n
 }
 
+// unixUp rounds up to seconds, except that the year 9999 stays what it is: ReadBulk takes nothing later.
 func unixUp(t time.Time) int64 {
-	if t.Nanosecond() != 0 {
+	if t.Nanosecond() != 0 && t.Unix() != maxBulkExpires {
 		return t.Unix() + 1
 	}
 	return t.Unix()

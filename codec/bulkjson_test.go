@@ -135,7 +135,6 @@ func TestReadBulkRefuses(t *testing.T) {
 		{"half a pair", `[{"key":"\ud83d","value":""}]`, `line 1, column 10 (element 0): half a surrogate pair, which stands for no character`, nil},
 		{"the other half", `[{"key":"a","value":"\ude00\ud83d"}]`, ``, nil},
 		{"half a pair and a character", `[{"key":"a","value":"\ud83d\u0041"}]`, ``, nil},
-		{"half a pair in metadata", `[{"key":"a","value":"","metadata":"\ud83d"}]`, ``, nil},
 		{"escape that is none", `[{"key":"\x41","value":""}]`, `line 1, column 10 (element 0): an escape that JSON does not have`, nil},
 		{"escape of three digits", `[{"key":"\u004g","value":""}]`, ``, nil},
 		{"line break in a string", "[{\"key\":\"a\nb\",\"value\":\"\"}]", `line 1, column 11 (element 0): key has byte 0x0a in it, which has to be escaped`, nil},
@@ -323,7 +322,7 @@ func TestBulkWriterRefuses(t *testing.T) {
 		{BulkPair{Key: "k", Metadata: json.RawMessage(`"` + strings.Repeat("x", MaxMetadataLen) + `"`)}, ErrInvalidMetadata},
 		{BulkPair{Key: "k", TTL: -1}, ErrInvalidBulk},
 		{BulkPair{Key: "k", Expires: time.Unix(0, 0)}, ErrInvalidBulk},
-		{BulkPair{Key: "k", Expires: time.Unix(maxBulkExpires, 1)}, ErrInvalidBulk},
+		{BulkPair{Key: "k", Expires: time.Unix(maxBulkExpires+1, 0)}, ErrInvalidBulk},
 	} {
 		if err := w.Write(tt.p); !errors.Is(err, tt.want) {
 			t.Errorf("%.40v: %v", tt.p, err)
@@ -354,10 +353,38 @@ func drawPair(t *rapid.T) BulkPair {
 	case 2:
 		p.Expires = time.Unix(rapid.Int64Range(1, maxBulkExpires).Draw(t, "expires"), 0)
 	}
-	if rapid.Bool().Draw(t, "with metadata") {
+	switch rapid.IntRange(0, 2).Draw(t, "metadata") {
+	case 1:
 		p.Metadata, _ = EncodeMetadata(rapid.MapOf(rapid.String(), rapid.Int()).Draw(t, "metadata"))
+	case 2: // escapes, halves of surrogate pairs among them, and no pairs, which are read as the character
+		units := rapid.SliceOfN(rapid.SampledFrom([]string{`\ud83d`, `\udbff`, `x\udfff`, `\n`, `\\`, "u", "é"}), 0, 20).Draw(t, "units")
+		p.Metadata = json.RawMessage(`"` + strings.Join(units, "") + `"`)
 	}
 	return p
+}
+
+// Metadata is any JSON, in which half a surrogate pair may be escaped, and an expiry may be in the last second of the
+// year 9999. Both are read as they were written.
+func TestBulkOfAnyRecord(t *testing.T) {
+	for in, want := range map[string]string{
+		`"\ud800"`: `"\ud800"`, `"\uDC00\uD800"`: `"\udc00\ud800"`, `{"a\ud800":["\udfffb"]}`: `{"a\ud800":["\udfffb"]}`,
+		`"\ud800\ud83d\ude00"`: `"\ud800😀"`, `"\ud800\n"`: `"\ud800\n"`, `"\ud800u"`: `"\ud800u"`, `"\ud800\\udc00"`: `"\ud800\\udc00"`, `"\ud800\u0041"`: `"\ud800A"`,
+	} {
+		metadata, err := EncodeMetadata(json.RawMessage(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file bytes.Buffer
+		w := NewBulkWriter(&file)
+		last := time.Unix(maxBulkExpires, 999_000_000)
+		if err := errors.Join(w.Write(BulkPair{Key: "k", Metadata: metadata, Expires: last}), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		pairs, err := readPairs(iotest.OneByteReader(&file), BulkOptions{})
+		if err != nil || len(pairs) != 1 || string(pairs[0].Metadata) != want || pairs[0].Expires.Unix() != maxBulkExpires {
+			t.Errorf("%s: %v, %v", in, pairs, err)
+		}
+	}
 }
 
 // What BulkWriter writes, ReadBulk reads as it was, and encoding/json can read.
@@ -399,6 +426,7 @@ func FuzzReadBulk(f *testing.F) {
 		`[]`, `[{"key":"a","value":"1","expiration":1e9,"expiration_ttl":60,"metadata":{"a":[1,null,"\u0041"]},"base64":false}]`,
 		`[{"key":"a","value":"AAE=","base64":true,"x":{}},{"key":"\ud83d\ude00","value":""}]`, `["a",{"name":"b"}]`,
 		"\ufeff[ ]", `[{"key":"\ud83d","value":"` + "\xff" + `"}]`, `[{"key":"a","value":"","metadata":-0.0e-5}] x`,
+		`[{"key":"a","value":"","metadata":{"\udfff\ud83d\ude00":"\ud83d\ud83d\n"}}]`,
 	} {
 		f.Add([]byte(seed))
 	}

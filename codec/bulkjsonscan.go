@@ -18,6 +18,8 @@ type jsonScanner struct {
 
 	line      int   // from 0
 	lineStart int64 // where it begins in the file
+
+	half func(rune) error // takes the escape of half a surrogate pair, which stands for no character; nil: it is an error
 }
 
 func newJSONScanner(r io.Reader) *jsonScanner {
@@ -312,61 +314,83 @@ func (s *jsonScanner) string(what string, at *place, part func([]byte) error) er
 func (s *jsonScanner) escape(part func([]byte) error) error {
 	at := s.place()
 	s.pos++
+	return s.escaped(at, part)
+}
+
+// escaped reads what follows the backslash at a place.
+func (s *jsonScanner) escaped(at place, part func([]byte) error) error {
 	c, err := s.peek()
 	if err != nil {
 		return err
 	}
 	s.pos++
-	var char [utf8.UTFMax]byte
 	switch c {
 	case '"', '\\', '/':
-		char[0] = c
 	case 'b':
-		char[0] = '\b'
+		c = '\b'
 	case 'f':
-		char[0] = '\f'
+		c = '\f'
 	case 'n':
-		char[0] = '\n'
+		c = '\n'
 	case 'r':
-		char[0] = '\r'
+		c = '\r'
 	case 't':
-		char[0] = '\t'
+		c = '\t'
 	case 'u':
-		r, err := s.escapedRune(at)
-		if err != nil {
-			return err
-		}
-		return part(utf8.AppendRune(char[:0], r))
+		return s.escapedRune(at, part)
 	default:
 		return at.wrong("an escape that JSON does not have")
 	}
-	return part(char[:1])
+	return part([]byte{c})
 }
 
 // escapedRune reads what follows \u, a pair of surrogates whole.
-func (s *jsonScanner) escapedRune(at place) (rune, error) {
+func (s *jsonScanner) escapedRune(at place, part func([]byte) error) error {
 	r, err := s.hex(at)
-	if err != nil || !utf16.IsSurrogate(r) {
-		return r, err
-	}
-	for _, want := range []byte(`\u`) {
+	for err == nil && utf16.IsSurrogate(r) {
 		c, err := s.peek()
 		if err != nil {
-			return 0, err
+			return err
 		}
-		if c != want {
-			return 0, at.wrong("half a surrogate pair, which stands for no character")
+		if c != '\\' {
+			return s.lone(at, r)
+		}
+		second := s.place()
+		s.pos++
+		if c, err = s.peek(); err != nil {
+			return err
+		}
+		if c != 'u' {
+			if err := s.lone(at, r); err != nil {
+				return err
+			}
+			return s.escaped(second, part)
 		}
 		s.pos++
+		low, err := s.hex(second)
+		if err != nil {
+			return err
+		}
+		if whole := utf16.DecodeRune(r, low); whole != utf8.RuneError {
+			return part(utf8.AppendRune(nil, whole))
+		}
+		if err := s.lone(at, r); err != nil {
+			return err
+		}
+		at, r = second, low
 	}
-	low, err := s.hex(at)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if r = utf16.DecodeRune(r, low); r == utf8.RuneError {
-		return 0, at.wrong("half a surrogate pair, which stands for no character")
+	return part(utf8.AppendRune(nil, r))
+}
+
+// lone is for a surrogate that is not half of a pair.
+func (s *jsonScanner) lone(at place, r rune) error {
+	if s.half == nil {
+		return at.wrong("half a surrogate pair, which stands for no character")
 	}
-	return r, nil
+	return s.half(r)
 }
 
 func (s *jsonScanner) hex(at place) (r rune, err error) {

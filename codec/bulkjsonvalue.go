@@ -79,13 +79,16 @@ func (w *compactor) word(word string) error {
 	return w.emit([]byte(word)...)
 }
 
-// text is a string. Its parts are cut anywhere, so that it is checked as a whole.
+// text is a string. Its parts are cut anywhere, so that it is checked as a whole. The escape of half a surrogate pair
+// stays one: JSON may have it, and so may the metadata of a record.
 func (w *compactor) text() error {
 	if err := w.emit('"'); err != nil {
 		return err
 	}
 	var at place
 	from := len(w.dst)
+	w.s.half = func(r rune) error { return w.emit(fmt.Appendf(nil, `\u%04x`, r)...) }
+	defer func() { w.s.half = nil }()
 	err := w.s.string("a string", &at, func(part []byte) error {
 		if w.limit < 0 {
 			return nil

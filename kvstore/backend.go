@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/replication"
 	"github.com/nearkv/nearkv/replication/embedded"
 )
@@ -162,6 +163,7 @@ func dial(ctx context.Context, url string, by dialFunc, options []nats.Option) (
 		if conn != nil {
 			conn.Close()
 		}
+		err = redact.Error(err) // nats.go shows the URL in some
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted) || retry.Wait(ctx, nil) != nil {
 			end()
 			if ctx.Err() != nil {

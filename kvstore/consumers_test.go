@@ -132,7 +132,7 @@ func TestConsumersLimitReached(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "Stale", func() bool { return s.Status().State == kvstore.Stale })
-	names := consumerNames(t, ctx, js)
+	names := consumerNames(ctx, t, js)
 	for name := range names {
 		if strings.HasPrefix(name, "nearkv-") {
 			if err := js.DeleteConsumer(ctx, "KV_app", name); err != nil {
@@ -167,7 +167,7 @@ func (b *barrier) Dial(network, address string) (net.Conn, error) {
 	return net.Dial(network, address)
 }
 
-func consumerNames(t *testing.T, ctx context.Context, js jetstream.JetStream) map[string]bool {
+func consumerNames(ctx context.Context, t *testing.T, js jetstream.JetStream) map[string]bool {
 	t.Helper()
 	stream, err := js.Stream(ctx, "KV_app")
 	if err != nil {

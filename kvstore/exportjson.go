@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -15,14 +16,14 @@ import (
 // ExportJSON is Export in the bulk JSON of Workers KV, which its tool wrangler
 // and ImportJSON read (codec.ReadBulk): each key once, in order except for those
 // that were written meanwhile. It has no revision, and expiry in whole seconds:
-// fractions are rounded up. Values that are not UTF-8 are in base64. What has
+// fractions are rounded up, but not beyond the year 9999. Values that are not UTF-8 are in base64. What has
 // expired is left out. A file of it cannot tell whether it is damaged, beyond
 // what JSON can.
 //
 // It needs room for an archive of the namespace in the directory for temporary
 // files. On Unix the file has no name there, and nothing of it stays even if the
-// process is killed. Errors are those of Export, of the file system, and
-// codec.ErrInvalidBulk for what bulk JSON cannot have: a value of another NATS
+// process is killed. Errors are those of Export, of the file system, and, with the
+// key, codec.ErrInvalidBulk for what bulk JSON cannot have: a value of another NATS
 // client of more than 25 MiB, or an expiry after the year 9999.
 func (s *Store) ExportJSON(ctx context.Context, w io.Writer, opts ...ExportOption) (ExportInfo, error) {
 	info, err := s.exportJSON(ctx, w, opts)
@@ -73,7 +74,7 @@ func (e *export) convert(ctx context.Context, archive io.Reader, out *codec.Bulk
 			pair.Expires = time.UnixMilli(entry.Expires)
 		}
 		if err := out.Write(pair); err != nil {
-			return keys, size, err
+			return keys, size, fmt.Errorf("%.64q: %w", entry.Key, err)
 		}
 		keys++
 		size += entry.Size

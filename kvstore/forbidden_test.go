@@ -54,7 +54,7 @@ func tryOpenAs(t *testing.T, s *server.Server, user string, opts kvstore.Options
 }
 
 // wantForbidden checks that err came at once and says what was refused.
-func wantForbidden(t *testing.T, ctx context.Context, err error, subject string) {
+func wantForbidden(ctx context.Context, t *testing.T, err error, subject string) {
 	t.Helper()
 	wantErrors(t, err, kvstore.ErrForbidden, nats.ErrPermissionViolation)
 	if errors.Is(err, kvstore.ErrIndeterminate) || ctx.Err() != nil || !strings.Contains(fmt.Sprint(err), subject) {
@@ -74,11 +74,11 @@ func TestForbiddenWrites(t *testing.T) {
 
 	t.Run("alone", func(t *testing.T) {
 		_, err := s.Put(ctx, "no:1", []byte("v"))
-		wantForbidden(t, ctx, err, "$KV.app.no=3A.1")
+		wantForbidden(ctx, t, err, "$KV.app.no=3A.1")
 		_, err = s.Put(ctx, "no:1", []byte("v"), kvstore.IfAbsent())
-		wantForbidden(t, ctx, err, "$KV.app.no=3A.1")
+		wantForbidden(ctx, t, err, "$KV.app.no=3A.1")
 		_, err = s.Put(ctx, "no:1", make([]byte, 1<<20))
-		wantForbidden(t, ctx, err, "$KV.app.no=3A.1")
+		wantForbidden(ctx, t, err, "$KV.app.no=3A.1")
 		wantPut(t, s, "yes:1", "v")
 	})
 	t.Run("beside others", func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestForbiddenWrites(t *testing.T) {
 			work.Go(func() {
 				for range 100 {
 					_, err := s.Put(ctx, fmt.Sprint("no:", i), []byte("v"))
-					wantForbidden(t, ctx, err, fmt.Sprint("$KV.app.no=3A.", i))
+					wantForbidden(ctx, t, err, fmt.Sprint("$KV.app.no=3A.", i))
 				}
 			})
 		}
@@ -109,7 +109,7 @@ func TestForbiddenWrites(t *testing.T) {
 				}
 				ops[bad] = kvstore.OpPut("no:batch", []byte("v"))
 				_, err := s.Batch(ctx, ops...)
-				wantForbidden(t, ctx, err, "$KV.app.no=3A.batch")
+				wantForbidden(ctx, t, err, "$KV.app.no=3A.batch")
 				if keys := keysOf(t, s, fmt.Sprint("batch:", size, ":", bad, ":")); len(keys) != 0 {
 					t.Errorf("%d keys of the batch are there", len(keys))
 				}
@@ -119,7 +119,7 @@ func TestForbiddenWrites(t *testing.T) {
 	t.Run("many batches", func(t *testing.T) { // the server stages 50 at a time
 		for range 120 {
 			_, err := s.Batch(ctx, kvstore.OpPut("yes:1", nil), kvstore.OpPut("no:last", nil))
-			wantForbidden(t, ctx, err, "$KV.app.no=3A.last")
+			wantForbidden(ctx, t, err, "$KV.app.no=3A.last")
 		}
 		if _, err := s.Batch(ctx, kvstore.OpPut("yes:1", nil), kvstore.OpPut("yes:2", nil)); err != nil {
 			t.Error(err)
@@ -155,7 +155,7 @@ func TestForbiddenPutAll(t *testing.T) {
 						}
 					}
 				})
-				wantForbidden(t, ctx, err, "$KV.app.no=3A.here")
+				wantForbidden(ctx, t, err, "$KV.app.no=3A.here")
 				var bulk *kvstore.BulkError
 				if !errors.As(err, &bulk) || bulk.Index != bad || bulk.Key != "no:here" {
 					t.Fatalf("%d are in, %v", n, err)
@@ -193,7 +193,7 @@ func TestForbiddenOpen(t *testing.T) {
 	wantPut(t, admin, "large", large)
 	for _, user := range []string{"info", "consumer", "next"} {
 		s, err := tryOpenAs(t, server, user, kvstore.Options{})
-		wantForbidden(t, ctx, err, strings.TrimSuffix(deny[user][0], ".>"))
+		wantForbidden(ctx, t, err, strings.TrimSuffix(deny[user][0], ".>"))
 		if err == nil {
 			_ = s.Close()
 		}
@@ -205,9 +205,9 @@ func TestForbiddenOpen(t *testing.T) {
 	t.Run("values", func(t *testing.T) {
 		s := openAs(t, server, "values", kvstore.Options{CacheBytes: -1})
 		_, err := s.Get(ctx, "key")
-		wantForbidden(t, ctx, err, "$JS.API.DIRECT.GET.KV_app")
+		wantForbidden(ctx, t, err, "$JS.API.DIRECT.GET.KV_app")
 		_, err = s.Get(ctx, "large")
-		wantForbidden(t, ctx, err, "$JS.API.DIRECT.GET.OBJ_app")
+		wantForbidden(ctx, t, err, "$JS.API.DIRECT.GET.OBJ_app")
 		e, err := s.Get(ctx, "large", kvstore.Lazy())
 		if err != nil {
 			t.Fatal(err)
@@ -217,25 +217,25 @@ func TestForbiddenOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = io.ReadAll(r)
-		wantForbidden(t, ctx, err, "$JS.API.DIRECT.GET.OBJ_app")
+		wantForbidden(ctx, t, err, "$JS.API.DIRECT.GET.OBJ_app")
 		_ = r.Close()
 	})
 	t.Run("leader", func(t *testing.T) {
 		s := openAs(t, server, "leader", kvstore.Options{})
-		wantForbidden(t, ctx, s.Delete(ctx, "never"), "$JS.API.STREAM.MSG.GET.KV_app")
+		wantForbidden(ctx, t, s.Delete(ctx, "never"), "$JS.API.STREAM.MSG.GET.KV_app")
 	})
 	for user, subject := range map[string]string{"object": "$O.app.C.", "objects": "$JS.API.STREAM.INFO.OBJ_app"} {
 		t.Run(user, func(t *testing.T) {
 			s := openAs(t, server, user, kvstore.Options{})
 			_, err := s.Put(ctx, "large2", []byte(large))
-			wantForbidden(t, ctx, err, subject)
+			wantForbidden(ctx, t, err, subject)
 			_, err = s.PutFrom(ctx, "large2", strings.NewReader(large))
-			wantForbidden(t, ctx, err, subject)
+			wantForbidden(ctx, t, err, subject)
 		})
 	}
 	t.Run("names", func(t *testing.T) {
 		_, err := kvstore.Namespaces(ctx, kvstore.Options{URL: "nats://names:names@" + server.Addr().String()})
-		wantForbidden(t, ctx, err, "$JS.API.STREAM.NAMES")
+		wantForbidden(ctx, t, err, "$JS.API.STREAM.NAMES")
 	})
 }
 
@@ -249,7 +249,7 @@ func TestForbiddenInbox(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, err := tryOpenAs(t, s, "app", kvstore.Options{})
-	wantForbidden(t, ctx, err, "_INBOX.")
+	wantForbidden(ctx, t, err, "_INBOX.")
 	store := openAs(t, s, "app", kvstore.Options{NATS: []nats.Option{nats.CustomInboxPrefix("_INBOX_app")}})
 	wantPut(t, store, "key", "value")
 }
@@ -285,8 +285,8 @@ func TestForbiddenForAWhile(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, err := s.Put(ctx, "key", []byte("x"))
-	wantForbidden(t, ctx, err, "$JS.API.STREAM.INFO.KV_app")
-	wantForbidden(t, ctx, s.Sync(ctx), "$JS.API.STREAM.INFO.KV_app")
+	wantForbidden(ctx, t, err, "$JS.API.STREAM.INFO.KV_app")
+	wantForbidden(ctx, t, s.Sync(ctx), "$JS.API.STREAM.INFO.KV_app")
 	if e, err := s.Get(ctx, "key"); err != nil || e.Text() != "value" {
 		t.Errorf("Get returns %q, %v", e.Text(), err)
 	}
@@ -307,7 +307,7 @@ func TestForbiddenHandler(t *testing.T) {
 	t.Run("NATS", func(t *testing.T) {
 		store := openAs(t, s, "writer", kvstore.Options{NATS: []nats.Option{handler}})
 		_, err := store.Put(ctx, "no", nil)
-		wantForbidden(t, ctx, err, "$KV.app.no")
+		wantForbidden(ctx, t, err, "$KV.app.no")
 		wantErrors(t, <-told, nats.ErrPermissionViolation)
 	})
 	t.Run("Conn", func(t *testing.T) {
@@ -326,7 +326,7 @@ func TestForbiddenHandler(t *testing.T) {
 		}
 		for _, store := range stores {
 			_, err := store.Put(ctx, "no", nil)
-			wantForbidden(t, ctx, err, "$KV.app.no")
+			wantForbidden(ctx, t, err, "$KV.app.no")
 			wantErrors(t, <-told, nats.ErrPermissionViolation)
 			if err := store.Close(); err != nil {
 				t.Error(err)

@@ -3,6 +3,7 @@ package kvstore
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nearkv/nearkv/codec"
@@ -103,6 +105,48 @@ func TestImport(t *testing.T) {
 		state := rounded(stateOf(t, fromJSON))
 		delete(state, "short")
 		sameState(t, state, rounded(want))
+	})
+}
+
+// Whatever a Store can have comes back from bulk JSON, and from an archive. What
+// another client has written, and bulk JSON cannot have, is an error with the key.
+func TestExportJSONOfEdges(t *testing.T) {
+	inLab(t, func(l *lab) {
+		s, _ := l.open(Options{})
+		for i, metadata := range []string{`"\ud800"`, `{"\udc00":["\ud800\ud800","\ud800\n","\\ud800"]}`, `[-0,1E400]`} {
+			l.put(s, fmt.Sprint("metadata", i), "v", WithMetadata(json.RawMessage(metadata)))
+		}
+		l.put(s, "last", "v", WithExpiry(latestExpiry))
+		l.put(s, "last second", "v", WithExpiry(latestExpiry.Truncate(time.Second)))
+		var text, archive bytes.Buffer
+		_, err := s.ExportJSON(l.ctx, &text)
+		l.must(err)
+		_, err = s.Export(l.ctx, &archive)
+		l.must(err)
+		want := stateOf(t, s)
+		fromArchive, fromJSON := l.openAs("archive"), l.openAs("json")
+		_, err = fromArchive.Import(l.ctx, &archive)
+		l.must(err)
+		sameState(t, stateOf(t, fromArchive), want)
+		info, err := fromJSON.ImportJSON(l.ctx, &text)
+		l.must(err)
+		want["last"] = want["last second"] // whole seconds, and no year 10000
+		sameState(t, stateOf(t, fromJSON), want)
+		if info.Written != 5 {
+			t.Errorf("imported %+v", info)
+		}
+
+		msg := nats.NewMsg("$KV." + labNamespace + "." + codec.Subject("of another client"))
+		msg.Header.Set("KV-Expires", fmt.Sprint(latestExpiry.UnixMilli()+1))
+		conn := l.connect(&wire{to: l.server})
+		_, err = conn.RequestMsgWithContext(l.ctx, msg)
+		conn.Close()
+		l.must(err)
+		l.must(s.Sync(l.ctx))
+		_, err = s.ExportJSON(l.ctx, io.Discard)
+		if !errors.Is(err, codec.ErrInvalidBulk) || !strings.Contains(err.Error(), `"of another client"`) {
+			t.Errorf("an expiry after the year 9999: %v", err)
+		}
 	})
 }
 

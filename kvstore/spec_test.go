@@ -64,7 +64,7 @@ type spec struct {
 
 func openSpec(t *testing.T, server *kvstoretest.Server) *kvstore.Store {
 	t.Helper()
-	s, err := kvstore.Open(context.Background(), "spec", kvstore.Options{Conn: server.Conn(t), Memory: true, CheckInterval: 10 * time.Minute})
+	s, err := kvstore.Open(context.Background(), "spec", kvstore.Options{Conn: server.Conn(t), Memory: true, CheckInterval: 10 * time.Minute, WriteTimeout: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

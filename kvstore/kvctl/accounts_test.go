@@ -52,10 +52,14 @@ func readerAttacks(prefix string) []attack {
 		{"the leader's answer becomes a record", api("STREAM.MSG.GET.KV_app"), "$KV.app.secret", lastRecord},
 		{"an answer deletes the stream", api("DIRECT.GET.KV_app"), "$JS.API.STREAM.DELETE.KV_app", `{"last_by_subj":"$KV.app.empty"}`},
 		{"an error deletes the stream", api("CONSUMER.MSG.NEXT.KV_app.none"), "$JS.API.STREAM.DELETE.KV_app", ""},
-		{"a consumer pushes to a record", api("CONSUMER.CREATE.KV_app.push1"), "",
-			`{"stream_name":"KV_app","action":"create","config":{"name":"push1","deliver_subject":"$O.app.C.x.y","deliver_policy":"all","ack_policy":"none"}}`},
-		{"a consumer pushes to the API", api("CONSUMER.CREATE.KV_app.push2"), "",
-			`{"stream_name":"KV_app","action":"create","config":{"name":"push2","deliver_subject":"$JS.API.STREAM.DELETE.KV_app","deliver_policy":"all","ack_policy":"none","filter_subject":"$KV.app.empty"}}`},
+		{
+			"a consumer pushes to a record", api("CONSUMER.CREATE.KV_app.push1"), "",
+			`{"stream_name":"KV_app","action":"create","config":{"name":"push1","deliver_subject":"$O.app.C.x.y","deliver_policy":"all","ack_policy":"none"}}`,
+		},
+		{
+			"a consumer pushes to the API", api("CONSUMER.CREATE.KV_app.push2"), "",
+			`{"stream_name":"KV_app","action":"create","config":{"name":"push2","deliver_subject":"$JS.API.STREAM.DELETE.KV_app","deliver_policy":"all","ack_policy":"none","filter_subject":"$KV.app.empty"}}`,
+		},
 	}
 }
 

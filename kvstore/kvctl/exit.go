@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/kvstore"
 )
 
@@ -55,9 +56,10 @@ func (c *cli) report(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		status = exitInterrupted
 	}
-	c.sayLabeled(red, "kvctl:", "%s", strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: "))
+	text := strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kvstore: "), "replication: "), "embedded: ")
+	c.sayLabeled(red, "kvctl:", "%s", redact.Text(text))
 	if hint := hintOf(err, status); hint != "" {
-		c.say("%s", hint)
+		c.say("%s", redact.Text(hint))
 	}
 	return status
 }

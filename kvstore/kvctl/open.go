@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
+	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/kvstore"
 )
 
@@ -87,7 +88,15 @@ func (c *cli) logger() *slog.Logger {
 	if !c.verbose {
 		return nil
 	}
-	return slog.New(slog.NewTextHandler(c.err.file, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return slog.New(slog.NewTextHandler(c.err.file, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: redactAttr}))
+}
+
+// redactAttr hides credentials in what is logged.
+func redactAttr(_ []string, a slog.Attr) slog.Attr {
+	if text := a.Value.String(); redact.Text(text) != text {
+		a.Value = slog.StringValue(redact.Text(text))
+	}
+	return a
 }
 
 // options are those of the store.

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nearkv/nearkv/codec"
+	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/kvstore"
 )
 
@@ -74,7 +75,7 @@ func (c *cli) status(s *session, cache int64) error {
 	}
 	st, n := s.Status(), s.Stats()
 	is := state{
-		Namespace: c.namespace, Store: c.dir + redacted(c.url), Server: c.server(),
+		Namespace: c.namespace, Store: c.dir + redact.URLs(c.url), Server: c.server(),
 		State: st.State.String(), Reason: st.Reason, Since: st.Since,
 		Applied: uint64(st.Applied), Head: uint64(st.Head), Lag: st.Lag(),
 		Keys: n.Keys, Tombstones: n.Tombstones, CacheBytes: n.CacheBytes, Reads: reads, HitRatio: ratio,
@@ -164,16 +165,5 @@ func (c *cli) server() string {
 	if conn == nil {
 		return ""
 	}
-	return fmt.Sprintf("nats-server %s, %s", conn.ConnectedServerVersion(), conn.ConnectedUrlRedacted())
-}
-
-// redacted hides the passwords in a list of URLs.
-func redacted(urls string) string {
-	list := strings.Split(urls, ",")
-	for i, u := range list {
-		if at := strings.LastIndex(u, "@"); at >= 0 {
-			list[i] = "nats://" + u[at+1:]
-		}
-	}
-	return strings.Join(list, ",")
+	return fmt.Sprintf("nats-server %s, %s", conn.ConnectedServerVersion(), redact.URLs(conn.ConnectedUrl()))
 }

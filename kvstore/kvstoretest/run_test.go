@@ -3,6 +3,7 @@ package kvstoretest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -70,5 +71,33 @@ func TestOutage(t *testing.T) {
 				t.Fatalf("state is %v", state)
 			}
 		})
+	}
+}
+
+// A server without a directory takes Stores with Memory and without, and all that
+// they hold.
+func TestServerWithoutDir(t *testing.T) {
+	for name, run := range map[string]func(*testing.T, func(*testing.T)){
+		"real time": func(t *testing.T, f func(*testing.T)) { f(t) }, "virtual time": kvstoretest.Run,
+	} {
+		for _, memory := range []bool{false, true} {
+			run(t, func(t *testing.T) {
+				ctx := context.Background()
+				server := kvstoretest.NewServer(t, "")
+				store, err := kvstore.Open(ctx, "files", kvstore.Options{Conn: server.Conn(t), Memory: memory})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer store.Close()
+				for i := range 5 {
+					if _, err := store.Put(ctx, fmt.Sprint("key", i), make([]byte, 100_000*i)); err != nil {
+						t.Fatalf("%s, Memory %v, Put %d: %v", name, memory, i, err)
+					}
+				}
+				if n := store.Stats().Keys; n != 5 {
+					t.Errorf("%s, Memory %v: %d keys", name, memory, n)
+				}
+			})
+		}
 	}
 }

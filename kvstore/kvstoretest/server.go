@@ -22,10 +22,14 @@ type Server struct {
 	conns []net.Conn
 }
 
-// NewServer starts a server that keeps everything in memory, or in dir if that
-// is not empty, and stops it when the test ends.
+// NewServer starts a server that keeps its files in dir, or if that is empty in a
+// temporary directory of the test, and stops it when the test ends. A Store on it has
+// its log in a file, or with kvstore.Options.Memory in memory; memory is faster.
 func NewServer(t testing.TB, dir string) *Server {
 	t.Helper()
+	if dir == "" {
+		dir = t.TempDir() // without one the server has no room for a Store without Memory
+	}
 	server, err := embedded.Start(context.Background(), embedded.Options{Dir: dir})
 	if err != nil {
 		t.Fatalf("kvstoretest: %v", err)
@@ -79,7 +83,9 @@ func (s *Server) Cut() {
 	}
 }
 
-// SetDown cuts all connections and refuses new ones, or accepts them again.
+// SetDown cuts all connections and refuses new ones, or accepts them again. In Run, a
+// call that waits for a server which stays down needs a context with an end: nats.go
+// dials again all the time, so that virtual time goes on and nothing is a deadlock.
 func (s *Server) SetDown(down bool) {
 	s.mu.Lock()
 	s.down = down

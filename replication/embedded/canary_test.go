@@ -192,6 +192,9 @@ func TestCanaryBlockProfile(t *testing.T) {
 	defer runtime.SetBlockProfileRate(0)
 	start(t, embedded.Options{})
 	before := blocked()
+	for blocked() != before { // goroutines that were counted already when Start ended the profile
+		before = blocked()
+	}
 	blockHere()
 	if blocked() != before {
 		t.Error("the block profile of the application survives Start now")
@@ -217,8 +220,20 @@ func blocked() int64 {
 	return sum
 }
 
+// blockHere blocks on a channel. The other goroutine waits until this one does: the runtime says so in its stack.
 func blockHere() {
 	c := make(chan struct{})
-	time.AfterFunc(time.Millisecond, func() { close(c) })
+	go func() {
+		stacks := make([]byte, 1<<20)
+		for {
+			for _, stack := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+				if head, _, _ := strings.Cut(stack, "\n"); strings.Contains(head, "[chan receive") && strings.Contains(stack, "embedded_test.blockHere(") {
+					close(c)
+					return
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
 	<-c
 }

@@ -15,9 +15,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/nearkv/nearkv/internal/redact"
 )
 
 // MinSecretLen is the least length of Secret and of ClientToken, in bytes.
@@ -85,7 +88,7 @@ func (c *Cluster) checkAddresses() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Voters)) {
 		address := c.Voters[name]
 		if host, _, err := splitAddress(address); err != nil || host == "" {
-			return &OptionsError{"Cluster.Voters", fmt.Sprintf("%s: %q is not host:port", name, address)}
+			return &OptionsError{"Cluster.Voters", fmt.Sprintf("%s: %q is not host:port", name, redact.URLs(address))}
 		}
 		if other, twice := seen[address]; twice {
 			return &OptionsError{"Cluster.Voters", fmt.Sprintf("%s and %s have the same address", other, name)}
@@ -94,7 +97,7 @@ func (c *Cluster) checkAddresses() error {
 	}
 	for option, address := range map[string]string{"Listen": c.Listen, "ClientListen": c.ClientListen} {
 		if _, _, err := splitAddress(address); address != "" && err != nil {
-			return &OptionsError{"Cluster." + option, fmt.Sprintf("%q is not host:port", address)}
+			return &OptionsError{"Cluster." + option, fmt.Sprintf("%q is not host:port", redact.URLs(address))}
 		}
 	}
 	return nil
@@ -104,6 +107,9 @@ func splitAddress(address string) (host string, port int, err error) {
 	host, text, err := net.SplitHostPort(address)
 	if err != nil {
 		return "", 0, err
+	}
+	if strings.ContainsAny(host, "@/?#, ") { // of a URL: the name would be looked up, and logged
+		return "", 0, errors.New("not a host")
 	}
 	n, err := strconv.ParseUint(text, 10, 16)
 	if n == 0 {

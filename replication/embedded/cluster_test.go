@@ -93,6 +93,28 @@ func TestClusterOptions(t *testing.T) {
 	}
 }
 
+// An address that is none because it is a URL, with a secret in it, is refused and not shown.
+func TestClusterOptionsHideSecrets(t *testing.T) {
+	for _, address := range []string{
+		"nats://S3cret@host:4222", "nats://user:S3cret@host:4222", "user:S3cret@host:4222", "S3cret@host:4222",
+		"host?token=S3cret:4222", "user:S3,cret@host:4222",
+	} {
+		for option, change := range map[string]func(c *embedded.Cluster){
+			"Voters":       func(c *embedded.Cluster) { c.Voters["b"] = address },
+			"Listen":       func(c *embedded.Cluster) { c.Listen = address },
+			"ClientListen": func(c *embedded.Cluster) { c.ClientListen, c.ClientToken = address, secret },
+		} {
+			c := voter(t)
+			change(c)
+			_, err := embedded.Start(t.Context(), embedded.Options{Dir: t.TempDir(), Cluster: c})
+			wantErrorIs(t, err, embedded.ErrInvalidOptions)
+			if text := fmt.Sprint(err); strings.Contains(text, "S3") || !strings.Contains(text, "Cluster."+option) || !strings.Contains(text, "host") {
+				t.Errorf("%s %s: %s", option, address, text)
+			}
+		}
+	}
+}
+
 // A directory is that of one voter, or of a server that is alone.
 func TestDirectoryChangesHands(t *testing.T) {
 	alone, clustered := t.TempDir(), t.TempDir()

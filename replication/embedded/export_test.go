@@ -14,3 +14,6 @@ func (m *Member) Syncs() bool {
 
 // NumRoutes is how many connections of other voters the server has let in.
 func (s *Server) NumRoutes() int { return s.nats.NumRoutes() }
+
+// LogLine is what becomes of a line that the server logs.
+var LogLine = text

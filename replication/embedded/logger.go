@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/nearkv/nearkv/internal/redact"
 )
 
 // expectedWarning begins the server's remark on every MaxPayload above 8 MiB. Ours is meant to be.
@@ -65,9 +67,9 @@ func (l *serverLog) printf(level slog.Level, format string, v ...any) {
 	}
 }
 
-// text is one line of the server, which indents some of its lines.
+// text is one line of the server, which indents some of its lines. Routes are URLs with the voters' secret.
 func text(format string, v ...any) string {
-	return strings.TrimSpace(fmt.Sprintf(format, v...))
+	return redact.Text(strings.TrimSpace(fmt.Sprintf(format, v...)))
 }
 
 func firstError(v []any) error {

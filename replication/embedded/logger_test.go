@@ -31,3 +31,10 @@ func TestLogOfFailedStart(t *testing.T) {
 		t.Errorf("errors are %q, want one that says why", lines)
 	}
 }
+
+// Routes are URLs with the voters' secret.
+func TestLogHidesSecrets(t *testing.T) {
+	if got := embedded.LogLine("  Error trying to connect to %s", "nats-route://nearkv:S3cret@host:6222"); got != "Error trying to connect to nats-route://xxxxx@host:6222" {
+		t.Error(got)
+	}
+}

@@ -199,7 +199,7 @@ func FuzzBlock(f *testing.F) {
 func FuzzIndex(f *testing.F) {
 	dir := streamDir(f, layoutConfig(), publishLayout(f))
 	f.Add(readFile(f, dir, "msgs", "index.db"))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(func(_ *testing.T, data []byte) {
 		if index, err := blocks.ParseIndex(data, "KV_a"); err == nil {
 			index.EachSubject(func([]byte, uint64, uint32) bool { return true })
 		}

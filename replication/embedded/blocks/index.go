@@ -62,9 +62,9 @@ func ParseIndex(file []byte, stream string) (*Index, error) {
 	x := &Index{Messages: r.uint()}
 	r.uint() // bytes
 	x.First = r.uint()
-	r.int() // time of the first
+	r.skipInt() // time of the first
 	x.Last = r.uint()
-	r.int() // time of the last
+	r.skipInt() // time of the last
 	x.Subjects = r.uint()
 	x.subjects = r.b
 	for range x.Subjects {
@@ -122,14 +122,14 @@ func (r *varints) uint() uint64 {
 	return v
 }
 
-func (r *varints) int() int64 {
-	v, n := binary.Varint(r.b)
+// skipInt steps over a signed number.
+func (r *varints) skipInt() {
+	_, n := binary.Varint(r.b)
 	if n <= 0 || r.bad {
 		r.bad = true
-		return 0
+		return
 	}
 	r.b = r.b[n:]
-	return v
 }
 
 func (r *varints) subject(version byte) (subject []byte, messages uint64, last uint32) {
@@ -154,9 +154,9 @@ func (r *varints) block() (b IndexBlock) {
 	b.Number = uint32(r.uint())
 	r.uint() // bytes
 	b.First = r.uint()
-	r.int() // time of the first
+	r.skipInt() // time of the first
 	b.Last = r.uint()
-	r.int() // time of the last
+	r.skipInt() // time of the last
 	deleted := r.uint()
 	b.TTLs = r.uint()
 	r.uint() // schedules

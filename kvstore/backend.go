@@ -11,9 +11,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/replication"
 	"github.com/nearkv/nearkv/replication/embedded"
+	"github.com/nearkv/nearkv/replication/redact"
 )
 
 // backend is the connection to the log, and the directory or memory where it is

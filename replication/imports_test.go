@@ -30,12 +30,12 @@ func goList(t *testing.T, args ...string) []string {
 func TestImportGraph(t *testing.T) {
 	allowed := map[string][]string{
 		module + "/codec":                       nil,
-		module + "/internal/redact":             nil,
+		module + "/replication/redact":          nil,
 		module + "/replication/embedded/blocks": nil,
-		module + "/replication/embedded":        {module + "/internal/redact", module + "/replication/embedded/blocks"},
+		module + "/replication/embedded":        {module + "/replication/redact", module + "/replication/embedded/blocks"},
 		module + "/replication":                 {module + "/codec"},
-		module + "/kvstore":                     {module + "/codec", module + "/internal/redact", module + "/replication", module + "/replication/embedded"},
-		module + "/kvstore/kvctl":               {module + "/codec", module + "/internal/redact", module + "/kvstore", module + "/replication", module + "/replication/embedded"},
+		module + "/kvstore":                     {module + "/codec", module + "/replication/redact", module + "/replication", module + "/replication/embedded"},
+		module + "/kvstore/kvctl":               {module + "/codec", module + "/replication/redact", module + "/kvstore", module + "/replication", module + "/replication/embedded"},
 		module + "/kvstore/kvstoretest":         {module + "/replication/embedded"},
 	}
 	for pkg, want := range allowed {

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/nearkv/nearkv/codec"
-	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/kvstore"
+	"github.com/nearkv/nearkv/replication/redact"
 )
 
 // The exit status; rootHelp explains it.

@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
-	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/kvstore"
+	"github.com/nearkv/nearkv/replication/redact"
 )
 
 // target is the namespace that the command is about.

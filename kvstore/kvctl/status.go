@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nearkv/nearkv/codec"
-	"github.com/nearkv/nearkv/internal/redact"
 	"github.com/nearkv/nearkv/kvstore"
+	"github.com/nearkv/nearkv/replication/redact"
 )
 
 func (c *cli) statusCommand() *cobra.Command {

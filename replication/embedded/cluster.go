@@ -20,7 +20,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	"github.com/nearkv/nearkv/internal/redact"
+	"github.com/nearkv/nearkv/replication/redact"
 )
 
 // MinSecretLen is the least length of Secret and of ClientToken, in bytes.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	"github.com/nearkv/nearkv/internal/redact"
+	"github.com/nearkv/nearkv/replication/redact"
 )
 
 // expectedWarning begins the server's remark on every MaxPayload above 8 MiB. Ours is meant to be.

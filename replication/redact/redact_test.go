@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nearkv/nearkv/internal/redact"
+	"github.com/nearkv/nearkv/replication/redact"
 )
 
 func TestURLs(t *testing.T) {

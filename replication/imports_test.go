@@ -32,11 +32,18 @@ func TestImportGraph(t *testing.T) {
 		module + "/codec":                       nil,
 		module + "/replication/redact":          nil,
 		module + "/replication/embedded/blocks": nil,
-		module + "/replication/embedded":        {module + "/replication/redact", module + "/replication/embedded/blocks"},
+		module + "/replication/embedded":        {module + "/replication/embedded/blocks", module + "/replication/redact"},
 		module + "/replication":                 {module + "/codec"},
-		module + "/kvstore":                     {module + "/codec", module + "/replication/redact", module + "/replication", module + "/replication/embedded"},
-		module + "/kvstore/kvctl":               {module + "/codec", module + "/replication/redact", module + "/kvstore", module + "/replication", module + "/replication/embedded"},
-		module + "/kvstore/kvstoretest":         {module + "/replication/embedded"},
+		module + "/kvstore/internal/tempfile":   nil,
+		module + "/kvstore": {
+			module + "/codec", module + "/kvstore/internal/tempfile", module + "/replication", module + "/replication/embedded",
+			module + "/replication/redact",
+		},
+		module + "/kvstore/kvctl": {
+			module + "/codec", module + "/kvstore", module + "/kvstore/internal/tempfile", module + "/replication",
+			module + "/replication/embedded", module + "/replication/redact",
+		},
+		module + "/kvstore/kvstoretest": {module + "/replication/embedded"},
 	}
 	for pkg, want := range allowed {
 		var got []string

@@ -501,3 +501,26 @@ func (f replicaFunc) Applied(Position)            {}
 func (f replicaFunc) Landmarks(uint64) []Landmark { return nil }
 func (f replicaFunc) Holds(*Message, uint64) bool { return false }
 func (f replicaFunc) Tally(time.Time) Tally       { return Tally{Most: 1 << 30} }
+
+// A server that counts records which it does not have delivers nothing, however often
+// it is asked: its leader's word that there is nothing more is the end of the log.
+func TestFeedIsNotHeldUpByACount(t *testing.T) {
+	l, _ := memoryLog(t, Config{})
+	last := put(t, l, "a", "1")
+	view, err := l.view(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	view.Last = last + 2 // these were removed
+	f := &Feed{log: l, replica: newRecorder()}
+	f.cursor.begin(view)
+	f.cursor.at.Sequence = last
+	counts := &tap{pending: 22}
+	if err := f.begun(t.Context(), counts, view); err != nil || f.cursor.live {
+		t.Fatalf("at first the count is believed; live %v, %v", f.cursor.live, err)
+	}
+	f.stalled = true
+	if err := f.begun(t.Context(), counts, view); err != nil || !f.cursor.live || f.cursor.at.Sequence != view.Last {
+		t.Errorf("live %v at %d: %v", f.cursor.live, f.cursor.at.Sequence, err)
+	}
+}

@@ -102,7 +102,7 @@ func (i *inspector) checkStreams(dir string) error {
 		return denied(dir, err)
 	}
 	for _, e := range entries {
-		if !e.IsDir() {
+		if !e.IsDir() && !strings.HasPrefix(e.Name(), ".") { // a file manager or backup may have left that
 			i.report.Damage = append(i.report.Damage, Damage{filepath.Join(dir, e.Name()), -1, "is not the directory of a stream"})
 		}
 	}

@@ -349,7 +349,7 @@ func (f *Feed) receive(t *tap, m *nats.Msg) error {
 }
 
 func (f *Feed) tellApplied() {
-	if f.cursor.live {
+	if f.cursor.live && !f.cursor.hold.sweep { // before that the replica has records of an earlier epoch
 		f.replica.Applied(Position{f.cursor.at.Incarnation, f.cursor.visible()})
 	}
 }

@@ -524,3 +524,32 @@ func TestFeedIsNotHeldUpByACount(t *testing.T) {
 		t.Errorf("live %v at %d: %v", f.cursor.live, f.cursor.at.Sequence, err)
 	}
 }
+
+// appliedRecorder counts the calls of Applied.
+type appliedRecorder struct {
+	*recorder
+	told int
+}
+
+func (r *appliedRecorder) Applied(Position) { r.told++ }
+
+// A log that was made anew may end within a batch that is kept back. Until that is
+// released the replica has records of the log before, and nothing is to be noted of it.
+func TestAppliedIsToldAfterTheSweep(t *testing.T) {
+	got := &appliedRecorder{recorder: newRecorder()}
+	f := &Feed{replica: got}
+	c := &f.cursor
+	c.served = true
+	c.begin(View{Incarnation: "b", Last: 3})
+	m := Message{Key: "k", Revision: 3, Record: codec.Record{Batch: codec.Batch{Index: 2, Count: 3}}}
+	c.keep(&m)
+	f.settled(c.applied(landmark{revision: 3}, 0))
+	f.tellApplied()
+	if !c.live || got.told != 0 {
+		t.Fatalf("live %v, told %d times", c.live, got.told)
+	}
+	c.hold = hold{}
+	if f.tellApplied(); got.told != 1 {
+		t.Errorf("told %d times", got.told)
+	}
+}

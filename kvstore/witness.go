@@ -275,13 +275,11 @@ func (s *Store) testify(p *past) {
 	if l := p.compare(now); l != nil {
 		s.feed.Lose(l.Reason + "; see Options.AcceptLoss")
 		s.logger.Error("nearkv: the log is not what it was", "namespace", p.namespace, "reason", l.Reason)
-		if l == p.loss {
-			s.watch(p, now)
-			return
-		}
-		if err := p.keep(l); err != nil {
-			s.logger.Warn("nearkv: cannot note what was lost", "error", err)
-			return // the witnesses stay
+		if l != p.loss {
+			if err := p.keep(l); err != nil {
+				s.logger.Warn("nearkv: cannot note what was lost", "error", err)
+				return // the witnesses stay
+			}
 		}
 	}
 	s.watch(p, now)

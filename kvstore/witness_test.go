@@ -84,8 +84,11 @@ func TestWitness(t *testing.T) {
 			if err := errors.Join(os.CopyFS(dir, os.DirFS(image)), tt.harm(dir)); err != nil {
 				t.Fatal(err)
 			}
-			for range 2 {
+			for range 4 {
 				wantLoss(t, dir, tt.lost, tt.gone)
+			}
+			if files, err := filepath.Glob(filepath.Join(dir, witnessDir, "*"+seenSuffix)); err != nil || len(files) > 1 {
+				t.Errorf("there are %q, %v", files, err)
 			}
 			s, err := Open(t.Context(), "app", Options{Dir: dir, AcceptLoss: true})
 			if err != nil {

@@ -58,6 +58,7 @@ type Feed struct {
 	lookedAt time.Time // when the view was asked for that told the end of the log, cursor.target
 	askAgain bool      // when it has come
 	viewed   bool      // a view has come since the last tick
+	stalled  bool      // records that the server counts do not come
 	silent   int       // ticks in a row without a view, or without a sign of the tap
 	again    bool      // the log that is read anew is the one that was followed, and has copies
 	past     time.Time // since when views tell of a log that ends before what was delivered; zero: they do not
@@ -169,18 +170,22 @@ func (f *Feed) attach(ctx context.Context) (*tap, error) {
 
 // begun notes that the log is followed. A consumer that has nothing to deliver is at
 // the end of the log, or it is on a server that has yet to catch up: the leader
-// knows.
+// knows. It also knows when a consumer says that there is more, and delivers nothing:
+// after a kill the server may count records that it has removed.
 func (f *Feed) begun(ctx context.Context, t *tap, view View) error {
 	pending := t.pending
-	if at := f.cursor.at.Sequence; pending == 0 && at < view.Last {
+	if at := f.cursor.at.Sequence; at < view.Last && (pending == 0 || f.stalled) {
 		_, err := f.log.nextFrom(ctx, at+1)
 		switch {
 		case err == nil:
-			pending = 1
-		case !errors.Is(err, ErrNoRecord):
+			pending = max(pending, 1)
+		case errors.Is(err, ErrNoRecord):
+			pending = 0
+		default:
 			return err
 		}
 	}
+	f.stalled = false
 	f.silent, f.viewed = 0, true
 	f.note(view.Last)
 	f.settled(f.cursor.following(pending))
@@ -344,7 +349,7 @@ func (f *Feed) receive(t *tap, m *nats.Msg) error {
 }
 
 func (f *Feed) tellApplied() {
-	if f.cursor.live {
+	if f.cursor.live && !f.cursor.hold.sweep { // before that the replica has records of an earlier epoch
 		f.replica.Applied(Position{f.cursor.at.Incarnation, f.cursor.visible()})
 	}
 }
@@ -515,6 +520,7 @@ func (f *Feed) view(m *nats.Msg) error {
 		f.restart = why
 		return errAgain
 	case gap:
+		f.stalled = true
 		return errAgain
 	}
 	f.settled(false)

@@ -501,3 +501,55 @@ func (f replicaFunc) Applied(Position)            {}
 func (f replicaFunc) Landmarks(uint64) []Landmark { return nil }
 func (f replicaFunc) Holds(*Message, uint64) bool { return false }
 func (f replicaFunc) Tally(time.Time) Tally       { return Tally{Most: 1 << 30} }
+
+// A server that counts records which it does not have delivers nothing, however often
+// it is asked: its leader's word that there is nothing more is the end of the log.
+func TestFeedIsNotHeldUpByACount(t *testing.T) {
+	l, _ := memoryLog(t, Config{})
+	last := put(t, l, "a", "1")
+	view, err := l.view(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	view.Last = last + 2 // these were removed
+	f := &Feed{log: l, replica: newRecorder()}
+	f.cursor.begin(view)
+	f.cursor.at.Sequence = last
+	counts := &tap{pending: 22}
+	if err := f.begun(t.Context(), counts, view); err != nil || f.cursor.live {
+		t.Fatalf("at first the count is believed; live %v, %v", f.cursor.live, err)
+	}
+	f.stalled = true
+	if err := f.begun(t.Context(), counts, view); err != nil || !f.cursor.live || f.cursor.at.Sequence != view.Last {
+		t.Errorf("live %v at %d: %v", f.cursor.live, f.cursor.at.Sequence, err)
+	}
+}
+
+// appliedRecorder counts the calls of Applied.
+type appliedRecorder struct {
+	*recorder
+	told int
+}
+
+func (r *appliedRecorder) Applied(Position) { r.told++ }
+
+// A log that was made anew may end within a batch that is kept back. Until that is
+// released the replica has records of the log before, and nothing is to be noted of it.
+func TestAppliedIsToldAfterTheSweep(t *testing.T) {
+	got := &appliedRecorder{recorder: newRecorder()}
+	f := &Feed{replica: got}
+	c := &f.cursor
+	c.served = true
+	c.begin(View{Incarnation: "b", Last: 3})
+	m := Message{Key: "k", Revision: 3, Record: codec.Record{Batch: codec.Batch{Index: 2, Count: 3}}}
+	c.keep(&m)
+	f.settled(c.applied(landmark{revision: 3}, 0))
+	f.tellApplied()
+	if !c.live || got.told != 0 {
+		t.Fatalf("live %v, told %d times", c.live, got.told)
+	}
+	c.hold = hold{}
+	if f.tellApplied(); got.told != 1 {
+		t.Errorf("told %d times", got.told)
+	}
+}

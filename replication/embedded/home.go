@@ -79,7 +79,7 @@ func (h *home) makeReady(ctx context.Context, log *slog.Logger) error {
 	if len(h.report.Damage) > 0 {
 		return &DamagedError{Dir: h.dir, Damage: h.report.Damage}
 	}
-	if err := h.report.finishCreations(); err != nil {
+	if err := errors.Join(h.report.finishCreations(), h.report.dropWheels()); err != nil {
 		return err
 	}
 	h.keeps = true

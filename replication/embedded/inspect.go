@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +40,7 @@ type StreamReport struct {
 	least uint64 // messages that must be there after the start
 	empty bool   // its creation was cut off: there is nothing in it
 	log   bool   // of a raft group
+	wheel string // path of a file that may lack expiries of messages; "": none
 }
 
 // Damage is something that is not as the server has written it.
@@ -100,7 +102,7 @@ func (i *inspector) checkStreams(dir string) error {
 		return denied(dir, err)
 	}
 	for _, e := range entries {
-		if !e.IsDir() {
+		if !e.IsDir() && !strings.HasPrefix(e.Name(), ".") { // a file manager or backup may have left that
 			i.report.Damage = append(i.report.Damage, Damage{filepath.Join(dir, e.Name()), -1, "is not the directory of a stream"})
 		}
 	}
@@ -231,8 +233,28 @@ func (s *inspection) prepare() error {
 		s.stream = blocks.NewGroupLog(s.config)
 		return nil
 	}
-	s.stream = blocks.NewStream(s.config, s.readIndex())
+	index := s.readIndex()
+	s.stream = blocks.NewStream(s.config, index)
+	s.checkWheel(index)
 	return nil
+}
+
+// wheelName is the file in which the server notes when messages expire.
+const wheelName = "thw.db"
+
+// checkWheel compares how many messages with a TTL there are by the wheel and by the index. The server writes the index
+// first, and removes what has expired while it ends or until it is killed: then the index has messages that the wheel
+// has not. The server would keep these, count some of them and deliver others, for ever.
+func (s *inspection) checkWheel(index *blocks.Index) {
+	const header = 1 + 8 + 8 // magic, count, sequence up to which it is valid
+	path := filepath.Join(s.msgs(), wheelName)
+	wheel, err := readPlain(path, maxIndexLen)
+	if err != nil {
+		return // there is none, or the server finds that it cannot be read
+	}
+	if index == nil || len(wheel) < header || binary.LittleEndian.Uint64(wheel[1:]) != index.TTLs() {
+		s.wheel = path
+	}
 }
 
 func blockNumbers(dir string) (numbers []uint32, err error) {

@@ -57,3 +57,17 @@ func (r *Report) finishCreations() error {
 	}
 	return nil
 }
+
+// dropWheels has the server find out anew when messages expire, where what it has noted may lack some. It reads the
+// headers of the messages for that.
+func (r *Report) dropWheels() error {
+	for _, stream := range r.Streams {
+		if stream.wheel == "" {
+			continue
+		}
+		if err := os.Remove(stream.wheel); err != nil {
+			return failed("have the expiries of "+stream.Name+" read anew", err)
+		}
+	}
+	return nil
+}

@@ -177,3 +177,17 @@ func wantMode(t *testing.T, path string, want os.FileMode) {
 		t.Errorf("%s has mode %v, want %v", path, info.Mode(), want)
 	}
 }
+
+// What a file manager or a network file system leaves beside the streams is no damage.
+func TestHiddenFileAmongStreams(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, embedded.Options{Dir: dir})
+	_, js := connect(t, s)
+	createStream(t, js, jetstream.FileStorage)
+	put(t, js, "s.a", "1")
+	shutdown(t, s)
+	if err := os.WriteFile(filepath.Join(dir, "nats", "jetstream", "$G", "streams", ".DS_Store"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, embedded.Options{Dir: dir})
+}

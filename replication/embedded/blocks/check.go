@@ -216,7 +216,7 @@ func (s *Stream) compareIndex(all []Summary, t *Total) (exact bool, found []Find
 		return false, found
 	}
 	if same && later == 0 {
-		t.Least = s.index.Messages - min(s.index.Messages, s.ttls())
+		t.Least = s.index.Messages - min(s.index.Messages, s.index.TTLs())
 		if s.index.Subjects == 0 || s.index.fingerprint(s.seed) == sumOf(all) {
 			return true, nil
 		}
@@ -237,13 +237,6 @@ func sumOf(all []Summary) (sum uint64) {
 		sum += all[i].finger
 	}
 	return sum
-}
-
-func (s *Stream) ttls() (n uint64) {
-	for i := range s.index.Blocks {
-		n += s.index.Blocks[i].TTLs
-	}
-	return n
 }
 
 // lacking counts the messages that the index has and the blocks do not, less those with a

@@ -35,6 +35,14 @@ func (b *IndexBlock) Live(seq uint64) bool {
 	return seq >= b.First && seq <= b.Last && (b.Deleted == nil || !b.Deleted.Exists(seq))
 }
 
+// TTLs returns how many messages have a TTL.
+func (x *Index) TTLs() (n uint64) {
+	for i := range x.Blocks {
+		n += x.Blocks[i].TTLs
+	}
+	return n
+}
+
 const (
 	indexMagic = 11
 	indexLeast = 32 // bytes

@@ -74,12 +74,20 @@
 // # Batches
 //
 // A Batch is one atomic batch of the log: all of it, or nothing, with conditions on
-// any of its keys. Its records are one behind the other, and a replica makes them
-// visible at once. One that was away, and comes to know of the rest of a batch only
-// by what has replaced it since, waits with it until it has that too
-// (TestBatchIsNeverHalf). It waits with at most 64 MiB or 65,536 records: a replica
-// that is farther behind may show a part. And a Store that writes a key again sees
-// its own write at once, also before it has got a batch of others that is older.
+// any of its keys. Its records follow each other in the log, and a replica makes them
+// visible at once. A replica that was away does not get the parts that were replaced
+// meanwhile: it keeps the others back until it has what replaced them
+// (TestBatchIsNeverHalf), or until the log says that they have expired
+// (TestBatchWithExpiredPart).
+//
+// Two limits: a replica keeps at most 64 MiB or 65,536 records back, and no longer than
+// about two CheckIntervals while parts of other batches keep missing; beyond that it may
+// show a part. So may a Store for a moment after Open, of batches that were replaced in
+// part while the log was being read. And a Store that writes a key again sees its own
+// write at once, also before an older batch of others.
+//
+// Anybody who may write to the bucket can put the header of a batch on a record. Such a
+// record holds up nobody, and is counted in Stats.Damaged (TestForgedBatch).
 //
 // # Watching
 //
@@ -159,6 +167,8 @@
 // and when it may end; import.go reads one. expire.go, list.go and watch.go use the index. view.go decodes.
 // large.go reads and writes large values, and sweep.go removes those that are not
 // needed any more. batch.go is the way of a Batch.
+// witness.go notices at Open that a log has lost records, and landmarks.go lets the
+// feed recognise a log after a lost connection. errortext.go gives every error one line.
 // store.go and backend.go open and close; disk.go knows whether the disk of a Dir
 // takes anything, and durability.go is what a write survives.
 package kvstore

@@ -37,8 +37,8 @@ func escapeJSON(dst []byte, r rune, _ []byte) []byte {
 	return fmt.Appendf(dst, `\u%04x`, r)
 }
 
-// appendEscaped appends text, with what is not to be shown escaped.
-func appendEscaped(dst, text []byte, hide func(rune) bool, esc escape) []byte {
+// escaped returns text with what is not to be shown escaped.
+func escaped(text []byte, hide func(rune) bool, esc escape) (dst []byte) {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		if r == utf8.RuneError && n == 1 || hide(r) {
@@ -56,7 +56,7 @@ func (s *stream) shown(text string) string {
 	if !s.terminal {
 		return text
 	}
-	return string(appendEscaped(nil, []byte(text), acts, escapeText))
+	return string(escaped([]byte(text), acts, escapeText))
 }
 
 // shownJSON is shown for JSON, which stays the same JSON.
@@ -64,7 +64,7 @@ func (s *stream) shownJSON(text []byte) []byte {
 	if !s.terminal {
 		return text
 	}
-	return appendEscaped(nil, text, acts, escapeJSON)
+	return escaped(text, acts, escapeJSON)
 }
 
 // writerTo returns a writer of JSON for a file that may be a terminal.
@@ -93,7 +93,7 @@ func (v *visible) Write(p []byte) (int, error) {
 			break
 		}
 	}
-	if _, err := v.Writer.Write(appendEscaped(nil, text[:whole], acts, v.escape)); err != nil {
+	if _, err := v.Writer.Write(escaped(text[:whole], acts, v.escape)); err != nil {
 		return 0, err
 	}
 	v.begun = append([]byte(nil), text[whole:]...)
@@ -102,7 +102,7 @@ func (v *visible) Write(p []byte) (int, error) {
 
 // end writes the character that was cut.
 func (v *visible) end() error {
-	_, err := v.Writer.Write(appendEscaped(nil, v.begun, acts, v.escape))
+	_, err := v.Writer.Write(escaped(v.begun, acts, v.escape))
 	v.begun = nil
 	return err
 }

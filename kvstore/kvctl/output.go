@@ -75,7 +75,7 @@ func (s *stream) metadata(raw json.RawMessage) string {
 	if json.Compact(&line, raw) != nil {
 		return s.cell(string(raw))
 	}
-	return string(s.shownJSON(appendEscaped(nil, line.Bytes(), unicode.IsControl, escapeJSON)))
+	return string(s.shownJSON(escaped(line.Bytes(), unicode.IsControl, escapeJSON)))
 }
 
 // json writes a value as one line.

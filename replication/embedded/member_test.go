@@ -198,7 +198,7 @@ func TestExclusiveMember(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(dir, "sock")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("there is a socket: %v", err)
 	}
-	joinWhileLocked(t, dir)
+	wantErrorIs(t, joinWhileLocked(t, dir), embedded.ErrLocked)
 }
 
 // joinWhileLocked returns the error of a Join whose context ends while somebody else has the directory. On a busy

@@ -34,7 +34,7 @@ func TestDamage(t *testing.T) {
 	seed := envInt(t, "NEARKV_SEED", int(time.Now().UnixNano()>>16))
 	bits, all := 24, os.Getenv("NEARKV_DAMAGE") == "all"
 	if testing.Short() {
-		bits = 6
+		bits = 1
 	}
 	if all {
 		bits = 4096

@@ -113,6 +113,9 @@ func checkOne(ctx context.Context, path string, entry fs.DirEntry) error {
 		return &AccessError{Path: path, Reason: typeReason(mode)}
 	}
 	f, err := openPlain(path, os.O_RDWR)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was removed meanwhile: another process has tried whether the disk takes something
+	}
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,6 @@ type StreamReport struct {
 	path  string // of its directory
 	least uint64 // messages that must be there after the start
 	empty bool   // its creation was cut off: there is nothing in it
-	log   bool   // of a raft group
 	wheel string // path of a file that may lack expiries of messages; "": none
 }
 
@@ -59,6 +58,10 @@ func (d Damage) String() string {
 
 // inspect reads all streams in a store directory. It changes nothing. Everything in it can be
 // opened: checkTree has tried. The error is that of ctx, or of a file that cannot be read.
+//
+// The logs of the raft groups of a voter are left out: the server cuts, compacts and purges
+// them as it goes, so that a kill leaves them in states that are no damage, and what they
+// lack a voter gets from the others.
 func inspect(ctx context.Context, dir, store string) (*Report, error) {
 	i := &inspector{report: &Report{Dir: dir}}
 	accounts, err := readDirs(filepath.Join(store, "jetstream"))
@@ -76,17 +79,10 @@ func inspect(ctx context.Context, dir, store string) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		groups, err := readDirs(filepath.Join(account, "_js_"))
-		if err != nil {
-			return nil, err
-		}
 		for _, path := range streams {
 			if !strings.HasPrefix(filepath.Base(path), ".") { // those are being deleted
 				i.streams = append(i.streams, &inspection{StreamReport: StreamReport{Name: filepath.Base(path), path: path}})
 			}
-		}
-		for _, path := range groups {
-			i.streams = append(i.streams, &inspection{StreamReport: StreamReport{Name: filepath.Base(path), path: path, log: true}})
 		}
 	}
 	if err := i.run(ctx); err != nil {
@@ -208,6 +204,7 @@ func (s *inspection) prepare() error {
 		s.empty = true
 		return nil
 	}
+	purge := "" // that was cut off
 	for _, e := range entries {
 		switch e.Name() {
 		case "msgs", "obs":
@@ -215,7 +212,7 @@ func (s *inspection) prepare() error {
 				return &AccessError{Path: filepath.Join(s.path, e.Name()), Reason: typeReason(e.Type())}
 			}
 		case "__new_msgs__", "__msgs__":
-			s.damaged(filepath.Join(s.path, e.Name()), -1, "a purge of the whole stream was cut off, which nearkv never does: the server would remove the messages")
+			purge = filepath.Join(s.path, e.Name())
 		case "meta.key":
 			s.damaged(filepath.Join(s.path, e.Name()), -1, "the stream is encrypted: this server has no key")
 		}
@@ -224,15 +221,17 @@ func (s *inspection) prepare() error {
 		s.damaged(filepath.Join(s.path, "meta.inf"), -1, err.Error())
 		return nil
 	}
+	if purge != "" && s.config.Replicas <= 1 { // a copy is purged to be filled again from another one
+		s.damaged(purge, -1, "a purge of the whole stream was cut off, which nearkv never does: the server would remove the messages")
+	}
+	if len(s.numbers) == 0 && s.config.Replicas > 1 {
+		return nil
+	}
 	if len(s.numbers) == 0 {
 		s.damaged(s.msgs(), -1, "there is no block, and a stream always has one")
 		return nil
 	}
 	s.found = make([]blocks.Summary, len(s.numbers))
-	if s.log {
-		s.stream = blocks.NewGroupLog(s.config)
-		return nil
-	}
 	index := s.readIndex()
 	s.stream = blocks.NewStream(s.config, index)
 	s.checkWheel(index)

@@ -29,7 +29,7 @@ func (s *Server) compareRecovered(r *Report) ([]Damage, error) {
 		}
 		state, ok := have[name]
 		switch {
-		case stream.empty || stream.log:
+		case stream.empty:
 		case !ok:
 			missing = append(missing, Damage{stream.path, -1, "the server did not recover this stream; its log says why"})
 		case state.LastSeq < stream.Last || state.Msgs < stream.least:

@@ -2,10 +2,12 @@ package embedded_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -190,4 +192,44 @@ func TestHiddenFileAmongStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, embedded.Options{Dir: dir})
+}
+
+// Other processes try whether the disk takes something, in files that come and go. And
+// the log of a raft group is purged as it goes, also when its process is killed.
+func TestCheckOfWhatMoves(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, embedded.Options{Dir: dir})
+	_, js := connect(t, s)
+	createStream(t, js, jetstream.FileStorage)
+	shutdown(t, s)
+	group := filepath.Join(dir, "nats", "jetstream", "$SYS", "_js_", "S-R3F-test")
+	for _, d := range []string{"msgs", "__msgs__"} {
+		if err := os.MkdirAll(filepath.Join(group, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan struct{})
+	var mover sync.WaitGroup
+	mover.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			probe := filepath.Join(dir, "nats", fmt.Sprint("probe-", i%7))
+			if err := errors.Join(os.WriteFile(probe, nil, 0o600), os.Remove(probe)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 300 {
+		if r, err := embedded.Check(t.Context(), dir); err != nil || len(r.Damage) != 0 {
+			t.Errorf("%+v, %v", r, err)
+			break
+		}
+	}
+	close(done)
+	mover.Wait()
 }

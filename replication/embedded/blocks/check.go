@@ -32,11 +32,6 @@ func NewStream(c *Config, index *Index) *Stream {
 	return s
 }
 
-// NewGroupLog returns the checker of the log of a raft group, whose records have no subjects.
-func NewGroupLog(c *Config) *Stream {
-	return &Stream{config: c, seed: maphash.MakeSeed()}
-}
-
 // Summary is what Check has found in a block.
 type Summary struct {
 	Number   uint32

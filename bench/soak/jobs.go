@@ -43,7 +43,7 @@ var jobs = []job{
 }
 
 // fuzzPackages are those with fuzz targets.
-var fuzzPackages = []string{"codec", "replication", "kvstore"}
+var fuzzPackages = []string{"codec", "replication", "replication/embedded/blocks", "kvstore"}
 
 func fuzzJob(pkg, target string) job {
 	return job{name: "fuzz " + pkg + "." + target, pkg: pkg, tests: target, fuzz: true}

@@ -1,7 +1,6 @@
 package kvstore
 
 import (
-	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"hash/crc32"
 	"hash/fnv"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,10 +95,14 @@ func newWitness(dir, namespace string, t testimony) (*witness, error) {
 		return nil, err
 	}
 	w := &witness{path: file.Name(), file: file, lock: flock.New(file.Name())}
-	if _, err := w.lock.TryLock(); err != nil {
+	_, err = w.lock.TryLock()
+	if err == nil {
+		err = w.write(t)
+	}
+	if err != nil {
 		return nil, errors.Join(err, w.close())
 	}
-	return w, w.write(t)
+	return w, nil
 }
 
 // note writes what has become of the log.
@@ -282,17 +284,17 @@ func (s *Store) testify(p *past) {
 			}
 		}
 	}
-	s.watch(p, now)
+	s.beginWitness(p, now)
 	for _, path := range p.files {
 		_ = removeDead(path) // the next Open will
 	}
 }
 
-// watch begins the witness.
-func (s *Store) watch(p *past, now testimony) {
+// beginWitness begins the witness of this Store.
+func (s *Store) beginWitness(p *past, now testimony) {
 	w, err := newWitness(p.dir, p.namespace, now)
 	if err != nil {
-		s.logger.Warn("nearkv: cannot keep a witness of the log", "error", cmp.Or(err, fs.ErrInvalid), slog.String("dir", p.dir))
+		s.logger.Warn("nearkv: cannot keep a witness of the log", "dir", p.dir, "error", err)
 		return
 	}
 	s.index.witness.Store(w)

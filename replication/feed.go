@@ -55,8 +55,8 @@ type Feed struct {
 	cursor   cursor
 	restart  string    // why the next attach must be a resync
 	askedAt  time.Time // when the view that is awaited was asked for
+	askAgain bool      // ask for another view when that has come
 	lookedAt time.Time // when the view was asked for that told the end of the log, cursor.target
-	askAgain bool      // when it has come
 	viewed   bool      // a view has come since the last tick
 	stalled  bool      // records that the server counts do not come
 	silent   int       // ticks in a row without a view, or without a sign of the tap

@@ -59,9 +59,15 @@ const (
 	maxHoldBytes = 64 << 20
 )
 
-// forget makes the hold find out again.
+// begin has everything about the batch whose parts come now found out, again.
+func (h *hold) begin() {
+	h.reading, h.barrier, h.asked, h.viewed, h.short = false, false, false, false, 0
+}
+
+// forget is called when what was asked for will not be answered any more.
 func (h *hold) forget() {
-	h.reading, h.barrier, h.asked, h.viewed, h.short, h.sought = false, false, false, false, 0, false
+	h.begin()
+	h.sought = false
 }
 
 func (h *hold) active() bool { return len(h.msgs) > 0 }
@@ -107,7 +113,7 @@ func (h *hold) add(m *Message, before uint64) bool {
 		m.disown()
 	default:
 		h.start, h.count, h.found = start, m.Record.Batch.Count, 1
-		h.reading, h.barrier, h.asked, h.viewed, h.short = false, false, false, false, 0
+		h.begin()
 	}
 	if !h.active() {
 		if h.start == 0 {

@@ -53,13 +53,14 @@ const spare = 256
 // call is a request and its answer.
 type call struct {
 	number  uint64
-	msg     nats.Msg
+	msg     nats.Msg        // of whoever sends it, until it is sent
 	answers chan answer     // of capacity 1, for those who wait
 	each    func(*nats.Msg) // of listen, instead of one answer
 
 	// Guarded by requester.mu, with msg.Subject:
 	also    []string // subjects of other messages that it sends
 	waiting bool
+	sent    bool                   // nobody reads msg any more
 	since   uint64                 // ticks when it began to wait
 	done    func(*nats.Msg, error) // called once, without a lock, when it does not wait any more
 }
@@ -169,7 +170,7 @@ func (r *requester) begin(subject string, also ...string) (*call, error) {
 		c.done = c.deliver
 	}
 	r.next++
-	c.number, c.waiting, c.since, c.msg.Subject, c.also = r.next, true, r.ticks, subject, also
+	c.number, c.waiting, c.sent, c.since, c.msg.Subject, c.also = r.next, true, false, r.ticks, subject, also
 	var reply [64]byte
 	c.msg.Reply = string(strconv.AppendUint(append(reply[:0], r.inbox...), r.next, 36))
 	r.calls[r.next] = c
@@ -205,10 +206,10 @@ func (r *requester) forget(c *call) {
 	}
 }
 
-// end forgets the call, and keeps its memory for another if its answer has come. It
-// tells whether the call was waiting until now.
+// end forgets the call, and keeps its memory for another if its answer has come and
+// nothing uses it any more: a call can end while it is still being sent. It tells
+// whether the call was waiting until now.
 func (r *requester) end(c *call, answered bool) (waited bool) {
-	c.msg.Data, c.msg.Header = nil, nil
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	waited, c.waiting = c.waiting, false
@@ -216,7 +217,7 @@ func (r *requester) end(c *call, answered bool) (waited bool) {
 		return waited
 	}
 	delete(r.calls, c.number)
-	if answered && len(r.idle) < spare {
+	if answered && c.sent && len(r.idle) < spare {
 		c.done = c.deliver
 		r.idle = append(r.idle, c)
 	}
@@ -367,9 +368,14 @@ func (r *requester) gather(ctx context.Context, subject string, data []byte, mos
 // publish tells whether it is the one that ended the call, by an error.
 func (r *requester) publish(c *call, header nats.Header, data []byte) (ended bool, err error) {
 	c.msg.Header, c.msg.Data = header, data
-	if err := r.nc.PublishMsg(&c.msg); err != nil {
+	err = r.nc.PublishMsg(&c.msg)
+	c.msg.Header, c.msg.Data = nil, nil
+	if err != nil {
 		return r.end(c, false), unsent(err)
 	}
+	r.mu.Lock()
+	c.sent = true
+	r.mu.Unlock()
 	return false, nil
 }
 

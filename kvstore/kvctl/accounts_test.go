@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -79,16 +80,12 @@ func harmed(t *testing.T, js jetstream.JetStream) (harm string) {
 	return ""
 }
 
+// createApp makes the stream anew. A server that is still deleting one of that name, as an attack may have it, can fail to
+// create it: "error creating store for stream".
 func createApp(t *testing.T, js jetstream.JetStream) {
 	t.Helper()
-	if err := js.DeleteStream(t.Context(), "KV_app"); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Fatal(err)
-	}
-	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: "KV_app", Description: "as it was", Subjects: []string{"$KV.app.>"}, AllowDirect: true, MaxMsgsPerSubject: 1,
-		AllowRollup: true, Discard: jetstream.DiscardNew,
-	})
-	if err != nil {
+	var err error
+	if !eventually(func() bool { err = recreateApp(t.Context(), js); return err == nil }) {
 		t.Fatal(err)
 	}
 	for subject, payload := range map[string]string{"user=3A.1": "Ada", "empty": ""} {
@@ -96,6 +93,17 @@ func createApp(t *testing.T, js jetstream.JetStream) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func recreateApp(ctx context.Context, js jetstream.JetStream) error {
+	if err := js.DeleteStream(ctx, "KV_app"); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
+	_, err := js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: "KV_app", Description: "as it was", Subjects: []string{"$KV.app.>"}, AllowDirect: true, MaxMsgsPerSubject: 1,
+		AllowRollup: true, Discard: jetstream.DiscardNew,
+	})
+	return err
 }
 
 func (a *attack) make(t *testing.T, conn *nats.Conn) {

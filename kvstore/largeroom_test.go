@@ -82,12 +82,12 @@ func TestLargeIsUploadedAgain(t *testing.T) {
 		value := largeValue("first", largeSize)
 		done := make(chan error, 1)
 		uploaded := func() bool { return len(l.objects(other)) == 1 }
+		before := l.stream().CachedInfo().State.LastSeq
+		w.delay.Store(int64(time.Millisecond)) // so that it goes deaf after the upload and before the acknowledgement
 		go func() {
 			_, err := s.Put(l.ctx, "key", []byte(value))
 			done <- err
 		}()
-		before := l.stream().CachedInfo().State.LastSeq
-		w.delay.Store(int64(time.Millisecond)) // so that it goes deaf after the upload
 		for !uploaded() || l.stream().CachedInfo().State.LastSeq == before {
 			time.Sleep(100 * time.Microsecond)
 		}

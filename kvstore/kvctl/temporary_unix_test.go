@@ -5,6 +5,7 @@ package main
 import (
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -81,6 +82,10 @@ func killReading(t *testing.T, args []string) {
 
 // The end of a terminal is an interruption as others: a command ends cleanly.
 func TestHangup(t *testing.T) {
+	// If the tests were started to ignore SIGHUP (nohup), so would kvctl be.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	place := []string{"--dir", t.TempDir(), "-n", "app"}
 	file := filepath.Join(t.TempDir(), "pairs.json")
 	writePairs(t, file, 20_000, 1000)

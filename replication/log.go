@@ -146,10 +146,7 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 	if err := CheckNamespace(namespace); err != nil {
 		return nil, err
 	}
-	requests, err := newRequester(nc)
-	if err != nil {
-		return nil, err
-	}
+	requests := newRequester(nc)
 	l := &Log{
 		nc: nc, namespace: namespace, stream: streamPrefix + namespace, prefix: "$KV." + namespace + ".",
 		ack: fmt.Appendf(nil, `{"stream":"KV_%s","seq":`, namespace),
@@ -161,9 +158,13 @@ func Open(ctx context.Context, nc *nats.Conn, namespace string, cfg Config) (*Lo
 	}
 	l.objects = newObjects(l)
 	l.link = newLink(nc, requests.interrupt)
-	listenForViolations(l)
 	if cfg.Synced {
 		l.group = newGroup(l)
+	}
+	listenForViolations(l)
+	if err := requests.open(); err != nil {
+		l.Close()
+		return nil, err
 	}
 	if err := checkVersion(nc.ConnectedServerVersion()); err != nil {
 		l.Close()

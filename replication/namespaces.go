@@ -16,16 +16,16 @@ import (
 // not pass by itself (Lasting) is an error at once. Of cfg it needs the APIPrefix and
 // the Logger.
 func Namespaces(ctx context.Context, nc *nats.Conn, cfg Config) ([]string, error) {
-	requests, err := newRequester(nc)
-	if err != nil {
-		return nil, fmt.Errorf("replication: list of namespaces: %w", err)
-	}
+	requests := newRequester(nc)
 	l := &Log{nc: nc, cfg: cfg.withDefaults(), requests: requests, watchers: make(map[watcher]bool), warned: make(map[string]struct{})}
 	l.to = l.cfg.APIPrefix // all of it is ours to warn of
 	l.objects = newObjects(l)
 	l.link = newLink(nc, requests.interrupt)
 	listenForViolations(l)
 	defer l.Close()
+	if err := requests.open(); err != nil {
+		return nil, fmt.Errorf("replication: list of namespaces: %w", err)
+	}
 	vigil := l.newVigil(ctx)
 	for {
 		names, err := l.namespaces(ctx)

@@ -28,8 +28,8 @@ var errInterrupted = errors.New("connection lost while waiting for the answer")
 // request, however late it is.
 type requester struct {
 	nc    *nats.Conn
-	sub   *nats.Subscription
-	inbox string // with the dot that the number of a call follows
+	sub   *nats.Subscription // nil before open
+	inbox string             // with the dot that the number of a call follows
 
 	mu    sync.Mutex // held for moments only
 	next  uint64
@@ -70,21 +70,28 @@ type answer struct {
 	err error
 }
 
-func newRequester(nc *nats.Conn) (*requester, error) {
+func newRequester(nc *nats.Conn) *requester {
 	r := &requester{nc: nc, inbox: nc.NewInbox() + ".", calls: make(map[uint64]*call)}
-	sub, err := nc.Subscribe(r.inbox+">", r.answered)
-	if err != nil {
-		return nil, unsent(err)
-	}
-	// Answers are handed over at once; a limit could only lose some.
-	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	r.sub = sub
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.clock = time.AfterFunc(tickEvery, r.tick)
-	return r, nil
+	return r
+}
+
+// open subscribes to the inbox. If the server does not permit that, only the
+// connection's error handler is told, maybe before open returns: so forbidden must be
+// able to hear of it before open is called.
+func (r *requester) open() error {
+	sub, err := r.nc.Subscribe(r.inbox+">", r.answered)
+	if err != nil {
+		return unsent(err)
+	}
+	r.sub = sub
+	// Answers are handed over at once; a limit could only lose some.
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
 }
 
 // answered runs on the goroutine of the subscription.
@@ -389,7 +396,9 @@ func received(m *nats.Msg, err error) (*nats.Msg, error) {
 }
 
 func (r *requester) close() {
-	_ = r.sub.Unsubscribe() // fails only where the connection is closed already
+	if r.sub != nil {
+		_ = r.sub.Unsubscribe() // fails only where the connection is closed already
+	}
 	r.replace(nil)
 	r.clock.Stop() // nothing starts it again: nothing waits
 }

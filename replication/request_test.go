@@ -40,11 +40,11 @@ func withRequests(t *testing.T, test func(t *testing.T, r *requests)) {
 			}
 		}
 		synctest.Wait()
-		var err error
-		if r.requester, err = newRequester(r.nc); err != nil {
+		r.requester = newRequester(r.nc)
+		defer r.close()
+		if err := r.open(); err != nil {
 			t.Fatal(err)
 		}
-		defer r.close()
 		test(t, r)
 		r.mu.Lock()
 		defer r.mu.Unlock()

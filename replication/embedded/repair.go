@@ -42,6 +42,7 @@ const (
 // aside, within the directory, and the new one into its place. Nothing is removed. Keys, values, metadata and expiries
 // stay; the log is a new one: revisions change, and replicas read all of it again.
 //
+// If ctx ends, Repair returns when the server that writes the new store is gone.
 // It can be interrupted or killed at any moment and be called again. The directory needs room for both stores.
 // Errors are those of Check, and an *OptionsError for the directory of a voter: move its nats aside, and it gets
 // everything from its peers.
@@ -130,6 +131,9 @@ func (h *home) rebuild(ctx context.Context, all []*salvager, log *slog.Logger) e
 		return err
 	}
 	if s, err = s.boot(ctx); err != nil {
+		if interrupted, ok := errors.AsType[*InterruptedError](err); ok {
+			<-interrupted.Done() // the next repair must not meet this server in the new store
+		}
 		return err
 	}
 	for _, stream := range all {
